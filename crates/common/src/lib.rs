@@ -1,1 +1,15 @@
-//! placeholder
+//! What at least two of Postern's services need, and nothing else.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
+        reason = "tests may panic"
+    )
+)]
+
