@@ -13,4 +13,4 @@
     )
 )]
 
-pub mod rpc;
+pub mod lifecycle;

@@ -1,3 +1,0 @@
-//! How Postern's services find and call each other.
-
-pub mod stubs;
