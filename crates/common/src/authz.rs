@@ -176,7 +176,13 @@ pub enum AuthorizeError {
 /// Decides about requests. `Local` in one process, `Remote` across the network.
 pub trait Authorizer: Send + Sync + 'static {
     /// Answers within `grpc_client_timeout`, or fails.
-    fn check(&self, request: CheckRequest) -> BoxFuture<'_, Result<Decision, AuthorizeError>>;
+    ///
+    /// The question is shared, because proxy keeps it for as long as the request is open: it asks
+    /// again when a [`Revisit`] or [`Allow::valid_until`] says so.
+    fn check(
+        &self,
+        request: Arc<CheckRequest>,
+    ) -> BoxFuture<'_, Result<Decision, AuthorizeError>>;
 
     /// Tells which open requests must be asked about again, because a record or the configuration
     /// behind their decision has changed.

@@ -14,3 +14,4 @@
 )]
 
 pub mod lifecycle;
+pub mod rpc;

@@ -1,0 +1,3 @@
+//! How Postern's services find and call each other.
+
+pub mod stubs;

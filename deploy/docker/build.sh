@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Builds static binaries and the five images postern/postern[-SERVICE]:latest from them.
+# Needs a Docker engine, no registry.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+images=(postern-proxy postern-authorize postern-authenticate postern-databroker postern)
+host=$(rustc -vV | sed -n 's/^host: //p')
+roots=${CA_CERTIFICATES:-/etc/ssl/certs/ca-certificates.crt}
+[ -r "$roots" ] || { echo "no CA roots at $roots: install ca-certificates, or set CA_CERTIFICATES" >&2; exit 1; }
+
+# With an explicit target the flags are for the binaries alone, not for build scripts and macros.
+RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --bins --workspace --target "$host"
+
+target=$(cargo metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+context=$target/images
+rm -rf "$context" && mkdir -p "$context"
+for image in "${images[@]}"; do cp "$target/$host/release/$image" "$context/"; done
+cp "$roots" "$context/ca-certificates.crt"
+echo "postern:x:65532:65532::/:/postern" >"$context/passwd"
+
+for image in "${images[@]}"; do
+    docker build --quiet --file deploy/docker/Dockerfile --target "$image" \
+        --label org.opencontainers.image.title="$image" \
+        --label org.opencontainers.image.licenses=Apache-2.0 \
+        --tag "postern/$image:latest" "$context" >/dev/null
+    docker image inspect --format "{{index .RepoTags 0}}  {{.Size}} bytes" "postern/$image:latest"
+done

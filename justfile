@@ -1,0 +1,30 @@
+# What people do with this repository, a thin line each. `just` alone lists it.
+
+_list:
+    @just --list --unsorted
+
+# Everything that has to pass: builds, then unit, property and end-to-end tests.
+test: prepare
+    cargo build --workspace --bins
+    scripts/test.sh
+
+# Install or name what the end-to-end tests need: PostgreSQL, chromium and its driver, Python.
+prepare:
+    scripts/prepare.sh
+
+# All-in-one with an embedded identity provider and a sample application.
+demo *ARGS:
+    cargo run --release -- demo {{ ARGS }}
+
+# Formatting and lints, warnings included.
+lint:
+    cargo fmt --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# A container image for each service and one for all-in-one, FROM scratch.
+images:
+    deploy/docker/build.sh
+
+# The High Availability page's example, with a provider and an upstream added so that it runs without a network.
+compose *ARGS="up":
+    deploy/compose/run.sh {{ ARGS }}

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Runs every test of the workspace and sums up what was left out.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+left_out=$(mktemp)
+export POSTERN_TESTS_LEFT_OUT="$left_out"
+cargo test --workspace
+if [ -s "$left_out" ]; then
+    echo
+    echo "!! LEFT OUT, because this machine lacks what they need:"
+    sort -u "$left_out"
+fi
+rm -f "$left_out"
