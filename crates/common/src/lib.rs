@@ -13,5 +13,6 @@
     )
 )]
 
+pub mod crypto;
 pub mod lifecycle;
 pub mod rpc;
