@@ -1,0 +1,163 @@
+//! How we prove to a token endpoint which client we are (RFC 6749 2.3.1).
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::Request;
+use url::Url;
+
+use crate::discovery::Metadata;
+use crate::error::ProviderError;
+use crate::http_client::post;
+
+/// A registered client.
+pub(crate) struct Client {
+    pub id: String,
+    /// Empty for a public client.
+    pub secret: String,
+    /// What a provider that publishes no methods has taught us: the secret goes into the body.
+    learned_post: AtomicBool,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where the secret goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Method {
+    Basic,
+    Post,
+    /// A public client has no secret and only names itself.
+    None,
+}
+
+impl Client {
+    pub fn new(id: String, secret: String) -> Self {
+        Self {
+            id,
+            secret,
+            learned_post: AtomicBool::new(false),
+        }
+    }
+
+    /// The method that the provider asks for. Basic is the default of the standard.
+    pub fn method(&self, metadata: &Metadata) -> Result<Method, ProviderError> {
+        let listed = metadata.token_endpoint_auth_methods_supported.as_deref();
+        let offers = |name: &str| listed.is_none_or(|l| l.iter().any(|m| m == name));
+        if self.secret.is_empty() {
+            Ok(Method::None)
+        } else if self.learned_post.load(Ordering::Relaxed) {
+            Ok(Method::Post)
+        } else if offers("client_secret_basic") || listed.is_some_and(<[String]>::is_empty) {
+            Ok(Method::Basic)
+        } else if offers("client_secret_post") {
+            Ok(Method::Post)
+        } else {
+            Err(ProviderError::invalid(format!(
+                "it accepts only {} at its token endpoint, Postern client_secret_basic and \
+                 client_secret_post",
+                listed.unwrap_or_default().join(", ")
+            )))
+        }
+    }
+
+    /// True when the provider does not say which methods it takes, so that a rejection may mean
+    /// the method and not the client.
+    pub fn may_learn(&self, metadata: &Metadata, used: Method) -> bool {
+        used == Method::Basic && metadata.token_endpoint_auth_methods_supported.is_none()
+    }
+
+    /// The body is the way: use it from now on.
+    pub fn learn_post(&self) {
+        self.learned_post.store(true, Ordering::Relaxed);
+    }
+
+    /// A form for an endpoint that wants to know who asks.
+    pub fn request(
+        &self,
+        url: &Url,
+        form: &[(&str, &str)],
+        method: Method,
+    ) -> Result<Request<Vec<u8>>, ProviderError> {
+        match method {
+            Method::Basic => post(url, Some(&self.basic()), form),
+            Method::Post => {
+                let mut form = form.to_vec();
+                form.extend([
+                    ("client_id", self.id.as_str()),
+                    ("client_secret", self.secret.as_str()),
+                ]);
+                post(url, None, &form)
+            }
+            Method::None => {
+                let mut form = form.to_vec();
+                form.push(("client_id", self.id.as_str()));
+                post(url, None, &form)
+            }
+        }
+    }
+
+    /// Both parts are form-encoded before they are joined, as the standard wants it.
+    pub fn basic(&self) -> String {
+        let part =
+            |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+        format!(
+            "Basic {}",
+            STANDARD.encode(format!("{}:{}", part(&self.id), part(&self.secret)))
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn metadata(methods: &serde_json::Value) -> Metadata {
+        let mut document = json!({
+            "issuer": "i", "authorization_endpoint": "https://i.test/a",
+            "token_endpoint": "https://i.test/t", "jwks_uri": "https://i.test/k",
+        });
+        if !methods.is_null() {
+            document["token_endpoint_auth_methods_supported"] = methods.clone();
+        }
+        serde_json::from_value(document).unwrap()
+    }
+
+    #[test]
+    fn w11_discovery_chooses_the_method() {
+        let client = Client::new("id".into(), "secret".into());
+        let method = |methods| client.method(&metadata(&methods)).ok();
+        assert_eq!(method(json!(null)), Some(Method::Basic));
+        assert_eq!(method(json!([])), Some(Method::Basic));
+        assert_eq!(
+            method(json!(["client_secret_post", "client_secret_basic"])),
+            Some(Method::Basic)
+        );
+        assert_eq!(method(json!(["client_secret_post"])), Some(Method::Post));
+        assert_eq!(method(json!(["private_key_jwt"])), None);
+        let public = Client::new("id".into(), String::new());
+        assert_eq!(public.method(&metadata(&json!(["none"]))), Ok(Method::None));
+        client.learn_post();
+        assert_eq!(method(json!(null)), Some(Method::Post));
+    }
+
+    #[test]
+    fn basic_is_form_encoded() {
+        let client = Client::new("a:b".into(), "s p/+".into());
+        assert_eq!(
+            client.basic(),
+            format!("Basic {}", STANDARD.encode("a%3Ab:s+p%2F%2B"))
+        );
+        let shown = format!("{client:?}");
+        assert!(!shown.contains("s p"), "{shown}");
+    }
+}

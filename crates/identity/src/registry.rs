@@ -1,0 +1,248 @@
+//! All providers that a configuration names, by provider id.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::client_auth::Client;
+use crate::error::ProviderError;
+use crate::http_client::HttpClient;
+use crate::oidc::{Issuer, Oidc};
+use crate::provider::Provider;
+use crate::providers::{Kind, azure, github::GitHub};
+
+/// One client at one provider, as configured.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProviderSettings {
+    /// `postern_common::crypto::provider_id` of what follows and the authenticate URL.
+    pub id: String,
+    /// `idp_provider`.
+    pub kind: String,
+    /// `idp_provider_url`.
+    pub url: Option<String>,
+    pub client_id: String,
+    pub client_secret: String,
+    /// `idp_scopes`; empty: the provider's defaults.
+    pub scopes: Vec<String>,
+    /// `idp_request_params`; empty: the provider's defaults.
+    pub request_params: Vec<(String, String)>,
+}
+
+impl std::fmt::Debug for ProviderSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProviderSettings")
+            .field("id", &self.id)
+            .field("kind", &self.kind)
+            .field("url", &self.url)
+            .field("client_id", &self.client_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why there is no provider to use.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryError {
+    #[error(
+        "no identity provider is configured (idp_provider, idp_provider_url, idp_client_id, idp_client_secret)"
+    )]
+    NotConfigured,
+    #[error(
+        "no identity provider with the id {0:?} is configured here; its idp_* keys must be the \
+         same on every node, and sessions made before a change of them must sign in again"
+    )]
+    Unknown(String),
+    #[error("idp_provider {0:?} is not known; use one of {list}", list = Kind::NAMES.join(", "))]
+    UnknownKind(String),
+    #[error(
+        "idp_provider hosted is not supported: it is a service of Pomerium; configure your own \
+         provider, for example idp_provider: oidc with idp_provider_url"
+    )]
+    Hosted,
+    #[error("idp_provider {0} needs idp_provider_url")]
+    UrlMissing(Kind),
+    #[error("idp_client_id is missing")]
+    ClientMissing,
+    #[error(transparent)]
+    Unusable(ProviderError),
+}
+
+type Entry = Result<Arc<dyn Provider>, RegistryError>;
+
+/// One provider per provider id. What can't be built costs nobody a start: asking for it gives
+/// the reason.
+#[derive(Default)]
+pub struct Providers {
+    default: Option<String>,
+    entries: HashMap<String, (ProviderSettings, Entry)>,
+    issuers: HashMap<(Kind, String), Arc<Issuer>>,
+}
+
+impl std::fmt::Debug for Providers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map()
+            .entries(
+                self.entries
+                    .iter()
+                    .map(|(id, (settings, _))| (id, settings)),
+            )
+            .finish()
+    }
+}
+
+impl Providers {
+    /// The first of `settings` is the global provider, the others come from routes. Begins to
+    /// read discovery documents in the background, so it needs a tokio runtime. What `previous`
+    /// knows of the same issuers and clients is kept.
+    pub fn new(
+        settings: impl IntoIterator<Item = ProviderSettings>,
+        http: &HttpClient,
+        previous: Option<&Self>,
+    ) -> Self {
+        let mut new = Self::default();
+        for settings in settings {
+            new.default.get_or_insert_with(|| settings.id.clone());
+            if new.entries.contains_key(&settings.id) {
+                continue;
+            }
+            let kept = previous
+                .and_then(|p| p.entries.get(&settings.id))
+                .filter(|(old, entry)| *old == settings && entry.is_ok());
+            let entry = match kept {
+                Some((_, entry)) => entry.clone(),
+                None => new.build(&settings, http, previous),
+            };
+            if let Err(error) = &entry {
+                tracing::error!(%error, client_id = %settings.client_id, "an identity provider cannot be used");
+            }
+            new.entries.insert(settings.id.clone(), (settings, entry));
+        }
+        if let Some(previous) = previous {
+            // Kept clients hold the issuer they were built with: let later ones share it.
+            for (key, issuer) in &previous.issuers {
+                let used = new
+                    .entries
+                    .values()
+                    .any(|(s, e)| e.is_ok() && issuer_key(s).as_ref() == Some(key));
+                if used {
+                    new.issuers
+                        .entry(key.clone())
+                        .or_insert_with(|| Arc::clone(issuer));
+                }
+            }
+        }
+        new
+    }
+
+    /// The provider with this id.
+    pub fn get(&self, id: &str) -> Result<Arc<dyn Provider>, RegistryError> {
+        match self.entries.get(id) {
+            Some((_, entry)) => entry.clone(),
+            None if self.entries.is_empty() => Err(RegistryError::NotConfigured),
+            None => Err(RegistryError::Unknown(id.to_owned())),
+        }
+    }
+
+    /// The global provider.
+    pub fn global(&self) -> Result<Arc<dyn Provider>, RegistryError> {
+        match &self.default {
+            Some(id) => self.get(id),
+            None => Err(RegistryError::NotConfigured),
+        }
+    }
+
+    /// What can't be used, and why: one entry per provider id.
+    pub fn problems(&self) -> impl Iterator<Item = (&ProviderSettings, &RegistryError)> {
+        self.entries
+            .values()
+            .filter_map(|(s, e)| Some((s, e.as_ref().err()?)))
+    }
+
+    fn build(
+        &mut self,
+        settings: &ProviderSettings,
+        http: &HttpClient,
+        previous: Option<&Self>,
+    ) -> Entry {
+        if settings.kind == "hosted" {
+            return Err(RegistryError::Hosted);
+        }
+        let kind = Kind::parse(&settings.kind)
+            .ok_or_else(|| RegistryError::UnknownKind(settings.kind.clone()))?;
+        if settings.client_id.is_empty() {
+            return Err(RegistryError::ClientMissing);
+        }
+        let client = Client::new(settings.client_id.clone(), settings.client_secret.clone());
+        let Some(flavor) = kind.flavor() else {
+            let url = settings
+                .url
+                .as_deref()
+                .or(kind.default_url())
+                .unwrap_or_default();
+            let github = GitHub::new(
+                settings.id.clone(),
+                url,
+                client,
+                &settings.scopes,
+                http.clone(),
+            )
+            .map_err(RegistryError::Unusable)?;
+            return Ok(Arc::new(github));
+        };
+        let (_, url) = issuer_key(settings).ok_or(RegistryError::UrlMissing(kind))?;
+        let key = (kind, url);
+        let known = self
+            .issuers
+            .get(&key)
+            .or_else(|| previous?.issuers.get(&key));
+        let issuer = match known {
+            Some(issuer) => Arc::clone(issuer),
+            None => Issuer::start(key.1.clone(), flavor, http.clone())
+                .map_err(RegistryError::Unusable)?,
+        };
+        warn_about(kind, &key.1, settings);
+        self.issuers.insert(key, Arc::clone(&issuer));
+        Ok(Arc::new(Oidc::new(
+            settings.id.clone(),
+            issuer,
+            client,
+            &settings.scopes,
+            &settings.request_params,
+        )))
+    }
+}
+
+/// Kind and issuer of an OpenID Connect provider.
+fn issuer_key(settings: &ProviderSettings) -> Option<(Kind, String)> {
+    let kind = Kind::parse(&settings.kind)?;
+    let flavor = kind.flavor()?;
+    let url = settings
+        .url
+        .as_deref()
+        .filter(|u| !u.is_empty())
+        .or(flavor.default_url)?;
+    Some((kind, (flavor.issuer)(url)))
+}
+
+/// Things that work, but that somebody should know of.
+fn warn_about(kind: Kind, issuer: &str, settings: &ProviderSettings) {
+    if kind == Kind::Azure && azure::any_tenant(issuer) {
+        tracing::warn!(
+            issuer,
+            "people of every tenant can sign in here: set idp_provider_url to your tenant's, or restrict by policy (claim/tid)"
+        );
+    }
+    if kind == Kind::Onelogin && !settings.scopes.is_empty() {
+        tracing::warn!("idp_scopes has no effect with idp_provider onelogin");
+    }
+    let local = url::Url::parse(issuer).is_ok_and(|url| match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    });
+    if issuer.starts_with("http://") && !local {
+        tracing::warn!(
+            issuer,
+            "the identity provider is reached without TLS: whoever is on the way can sign in as anybody"
+        );
+    }
+}

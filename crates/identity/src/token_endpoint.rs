@@ -1,0 +1,214 @@
+//! The answers of a token endpoint (RFC 6749 5), told apart by what they mean for a session.
+
+use http::StatusCode;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Deserializer};
+
+use crate::client_auth::{Client, Method};
+use crate::discovery::Metadata;
+use crate::error::{ProviderError, Refusal};
+use crate::http_client::{Answer, HttpClient};
+use crate::provider::Tokens;
+
+#[derive(Deserialize)]
+pub(crate) struct TokenResponse {
+    access_token: String,
+    #[serde(default)]
+    token_type: Option<String>,
+    #[serde(default, deserialize_with = "seconds")]
+    expires_in: Option<i64>,
+    #[serde(default)]
+    refresh_token: Option<String>,
+    #[serde(default)]
+    pub id_token: Option<String>,
+}
+
+impl TokenResponse {
+    pub fn tokens(&self, now: Timestamp) -> Tokens {
+        Tokens {
+            access_token: self.access_token.clone(),
+            token_type: self
+                .token_type
+                .clone()
+                .unwrap_or_else(|| "Bearer".to_owned()),
+            refresh_token: self.refresh_token.clone().filter(|t| !t.is_empty()),
+            expires_at: self
+                .expires_in
+                .filter(|s| *s > 0)
+                .and_then(|s| now.checked_add(SignedDuration::from_secs(s)).ok()),
+        }
+    }
+}
+
+/// Asks the token endpoint. A code or refresh token is sent once; only where the provider does
+/// not publish how clients prove themselves, `invalid_client` is answered by a second try with
+/// the secret in the body, and what worked is remembered.
+pub(crate) async fn ask(
+    http: &HttpClient,
+    client: &Client,
+    metadata: &Metadata,
+    form: &[(&str, &str)],
+) -> Result<TokenResponse, ProviderError> {
+    let method = client.method(metadata)?;
+    let first = ask_once(http, client, metadata, form, method).await;
+    let Err(ProviderError::Misconfigured(refusal)) = &first else {
+        return first;
+    };
+    if refusal.error != "invalid_client" || !client.may_learn(metadata, method) {
+        return first;
+    }
+    match ask_once(http, client, metadata, form, Method::Post).await {
+        Ok(response) => {
+            client.learn_post();
+            Ok(response)
+        }
+        // The first error tells more than that of a second try.
+        Err(_) => first,
+    }
+}
+
+async fn ask_once(
+    http: &HttpClient,
+    client: &Client,
+    metadata: &Metadata,
+    form: &[(&str, &str)],
+    method: Method,
+) -> Result<TokenResponse, ProviderError> {
+    let answer = http
+        .call(client.request(&metadata.token_endpoint, form, method)?)
+        .await?;
+    // Some report errors with status 200.
+    if answer.status.is_success() && error_body(&answer.body).is_none() {
+        answer.json()
+    } else {
+        Err(refusal(&answer))
+    }
+}
+
+#[derive(Deserialize)]
+struct ErrorBody {
+    error: String,
+    #[serde(default)]
+    error_description: Option<String>,
+}
+
+fn error_body(body: &[u8]) -> Option<ErrorBody> {
+    serde_json::from_slice(body).ok()
+}
+
+/// What an error answer means.
+pub(crate) fn refusal(answer: &Answer) -> ProviderError {
+    let Some(body) = error_body(&answer.body) else {
+        // No word of OAuth: a gateway, a firewall, a moved endpoint. Says nothing about a person.
+        let status = format!("status {} from {}", answer.status.as_u16(), answer.endpoint);
+        return ProviderError::Misconfigured(Refusal::new(&status, None));
+    };
+    let refusal = Refusal::new(&body.error, body.error_description.as_deref());
+    match body.error.as_str() {
+        "invalid_grant"
+        | "access_denied"
+        | "consent_required"
+        | "interaction_required"
+        | "login_required"
+        | "expired_token"
+        | "invalid_token"
+        | "bad_verification_code"
+        | "bad_refresh_token" => ProviderError::Refused(refusal),
+        "temporarily_unavailable" | "server_error" | "slow_down" => ProviderError::Unreachable {
+            endpoint: answer.endpoint.clone(),
+            reason: refusal.to_string(),
+            retry_after: None,
+        },
+        _ => ProviderError::Misconfigured(refusal),
+    }
+}
+
+/// What an answer that is not a success means at an endpoint that takes access tokens (RFC 6750).
+pub(crate) fn bearer_refusal(answer: &Answer) -> ProviderError {
+    let challenge = answer
+        .headers
+        .get(http::header::WWW_AUTHENTICATE)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default();
+    let named = error_body(&answer.body)
+        .map(|b| b.error)
+        .unwrap_or_default();
+    if answer.status == StatusCode::UNAUTHORIZED
+        && (challenge.contains("invalid_token") || named == "invalid_token")
+    {
+        return ProviderError::Refused(Refusal::new("invalid_token", None));
+    }
+    let status = format!("status {} from {}", answer.status.as_u16(), answer.endpoint);
+    ProviderError::Misconfigured(Refusal::new(&status, None))
+}
+
+/// Seconds as a number or, with some providers, as text.
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    let value: Option<serde_json::Value> = Option::deserialize(deserializer)?;
+    Ok(value.and_then(|v| match v {
+        serde_json::Value::String(text) => text.trim().parse().ok(),
+        #[expect(clippy::cast_possible_truncation, reason = "bounded by the filter")]
+        other => other
+            .as_i64()
+            .or_else(|| other.as_f64().filter(|d| d.abs() < 1e12).map(|d| d as i64)),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+    use serde_json::json;
+
+    use super::*;
+
+    fn answer(status: u16, body: &str) -> Answer {
+        Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: HeaderMap::new(),
+            body: body.into(),
+            endpoint: "https://idp.test/token".into(),
+        }
+    }
+
+    #[test]
+    fn w6_only_a_definite_refusal_is_one() {
+        let code = |c: &str| refusal(&answer(400, &json!({"error": c}).to_string()));
+        assert!(code("invalid_grant").is_refusal());
+        for other in [
+            "invalid_client",
+            "unauthorized_client",
+            "invalid_request",
+            "odd",
+            "server_error",
+        ] {
+            assert!(!code(other).is_refusal(), "{other}");
+        }
+        assert!(!refusal(&answer(403, "<html>blocked</html>")).is_refusal());
+        assert!(!refusal(&answer(400, "")).is_refusal());
+    }
+
+    #[test]
+    fn a_providers_words_are_made_printable() {
+        let body = json!({"error": "invalid_grant", "error_description": "a\r\nb"}).to_string();
+        let shown = refusal(&answer(400, &body)).to_string();
+        assert!(
+            !shown.contains('\n') && shown.contains("invalid_grant: a  b"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn lifetimes() {
+        let now = Timestamp::from_second(1000).unwrap();
+        let expiry = |v: serde_json::Value| {
+            let response: TokenResponse =
+                serde_json::from_value(json!({"access_token": "a", "expires_in": v})).unwrap();
+            response.tokens(now).expires_at.map(Timestamp::as_second)
+        };
+        assert_eq!(expiry(json!(300)), Some(1300));
+        assert_eq!(expiry(json!("300")), Some(1300));
+        assert_eq!(expiry(json!(0)), None);
+        assert_eq!(expiry(json!(null)), None);
+        assert_eq!(expiry(json!(i64::MAX)), None);
+    }
+}
