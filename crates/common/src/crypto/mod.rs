@@ -9,7 +9,7 @@ pub mod bearer_id;
 pub mod binding;
 pub mod form;
 pub mod handle;
-mod jws;
+pub(crate) mod jws;
 pub mod keys;
 pub mod provider_id;
 pub mod random;
