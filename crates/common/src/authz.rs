@@ -179,10 +179,7 @@ pub trait Authorizer: Send + Sync + 'static {
     ///
     /// The question is shared, because proxy keeps it for as long as the request is open: it asks
     /// again when a [`Revisit`] or [`Allow::valid_until`] says so.
-    fn check(
-        &self,
-        request: Arc<CheckRequest>,
-    ) -> BoxFuture<'_, Result<Decision, AuthorizeError>>;
+    fn check(&self, request: Arc<CheckRequest>) -> BoxFuture<'_, Result<Decision, AuthorizeError>>;
 
     /// Tells which open requests must be asked about again, because a record or the configuration
     /// behind their decision has changed.

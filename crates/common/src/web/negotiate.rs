@@ -1,0 +1,226 @@
+//! What the client is and what it can read.
+
+use http::{HeaderMap, HeaderValue, header};
+
+/// The form in which a client reads an answer that is not the upstream's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Html,
+    Json,
+    Plain,
+    /// Status in headers, HTTP status 200.
+    Grpc,
+    GrpcWeb,
+    /// A `Status` object, as `kubectl` shows it.
+    Kubernetes,
+}
+
+/// Who is asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Client {
+    /// A person's browser that opens a page: can be sent to sign in.
+    Browser,
+    /// Everything else, scripts of pages and prefetching included: gets an answer, no redirect.
+    Program,
+}
+
+/// How many entries of `Accept` are looked at.
+const MAX_ACCEPT: usize = 32;
+
+/// The form of an answer, by content type, user agent and `Accept`.
+pub fn form(headers: &HeaderMap) -> Form {
+    if text(headers.get(header::USER_AGENT)).contains("kubernetes/") {
+        return Form::Kubernetes;
+    }
+    if let Some(form) = grpc(headers) {
+        return form;
+    }
+    match preferred(headers) {
+        Some(form) => form,
+        // Scripts mostly take anything; a page would tell them nothing.
+        None if is_script(headers) => Form::Json,
+        None => Form::Html,
+    }
+}
+
+/// Whether a client without a session may be sent to sign in. (A handle in a header makes it a
+/// program too; that is for the caller to see.)
+pub fn client(headers: &HeaderMap) -> Client {
+    let prefetch = text(headers.get("sec-purpose")).contains("prefetch")
+        || text(headers.get("purpose")).eq_ignore_ascii_case("prefetch");
+    if prefetch || grpc(headers).is_some() || is_script(headers) {
+        return Client::Program;
+    }
+    match headers.get("sec-fetch-mode") {
+        Some(mode) => browser_if(mode == "navigate"),
+        // Old browsers and bare tools, which take anything, are sent along as well.
+        None => browser_if(matches!(preferred(headers), None | Some(Form::Html))),
+    }
+}
+
+fn browser_if(navigation: bool) -> Client {
+    if navigation {
+        Client::Browser
+    } else {
+        Client::Program
+    }
+}
+
+/// A request that a script of a page makes.
+fn is_script(headers: &HeaderMap) -> bool {
+    headers
+        .get("sec-fetch-mode")
+        .is_some_and(|mode| mode != "navigate")
+        || text(headers.get("x-requested-with")).eq_ignore_ascii_case("xmlhttprequest")
+}
+
+fn grpc(headers: &HeaderMap) -> Option<Form> {
+    let content_type = text(headers.get(header::CONTENT_TYPE)).to_ascii_lowercase();
+    let rest = content_type.strip_prefix("application/grpc")?;
+    let ends = |rest: &str| rest.is_empty() || rest.starts_with(['+', ';', ' ']);
+    if ends(rest) {
+        return Some(Form::Grpc);
+    }
+    let rest = rest.strip_prefix("-web")?;
+    ends(rest.strip_prefix("-text").unwrap_or(rest)).then_some(Form::GrpcWeb)
+}
+
+/// What `Accept` prefers among the forms we have; `None` if it prefers none of them.
+fn preferred(headers: &HeaderMap) -> Option<Form> {
+    let mut best: Option<(f32, Form)> = None;
+    let entries = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .take(MAX_ACCEPT);
+    for entry in entries {
+        let mut parts = entry.split(';').map(str::trim);
+        let form = match parts
+            .next()
+            .unwrap_or_default()
+            .to_ascii_lowercase()
+            .as_str()
+        {
+            "text/html" | "text/*" | "application/xhtml+xml" => Form::Html,
+            "application/json" | "application/*" => Form::Json,
+            "text/plain" => Form::Plain,
+            _ => continue,
+        };
+        let quality = parts
+            .find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")))
+            .map_or(1.0, |q| q.trim().parse().unwrap_or(0.0));
+        if quality > 0.0 && best.is_none_or(|(other, _)| quality > other) {
+            best = Some((quality, form));
+        }
+    }
+    best.map(|(_, form)| form)
+}
+
+fn text(value: Option<&HeaderValue>) -> &str {
+    value
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const CHROME: &str =
+        "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8";
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn forms() {
+        for (pairs, expected) in [
+            (&[][..], Form::Html),
+            (&[("accept", "*/*")], Form::Html),
+            (&[("accept", CHROME)], Form::Html),
+            (&[("accept", "nonsense")], Form::Html),
+            (&[("accept", "application/json")], Form::Json),
+            (&[("accept", "application/json, text/html")], Form::Json),
+            (
+                &[("accept", "application/json;q=0.5, text/html")],
+                Form::Html,
+            ),
+            (
+                &[("accept", "text/html;q=0, application/json;q=0.1")],
+                Form::Json,
+            ),
+            (
+                &[("accept", "text/plain, application/json;q=0.9")],
+                Form::Plain,
+            ),
+            (&[("accept", "*/*"), ("sec-fetch-mode", "cors")], Form::Json),
+            (&[("x-requested-with", "xmlhttprequest")], Form::Json),
+            (&[("content-type", "application/grpc")], Form::Grpc),
+            (&[("content-type", "application/grpc+proto")], Form::Grpc),
+            (&[("content-type", "application/grpc-web")], Form::GrpcWeb),
+            (
+                &[("content-type", "application/grpc-web-text+proto")],
+                Form::GrpcWeb,
+            ),
+            (&[("content-type", "application/grpcish")], Form::Html),
+            (
+                &[("user-agent", "kubectl/v1.30 (linux/amd64) kubernetes/abc")],
+                Form::Kubernetes,
+            ),
+        ] {
+            assert_eq!(form(&headers(pairs)), expected, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn c25_who_is_sent_to_sign_in() {
+        for (pairs, expected) in [
+            (&[][..], Client::Browser),
+            (&[("accept", "*/*")], Client::Browser),
+            (&[("accept", CHROME)], Client::Browser),
+            (
+                &[("accept", CHROME), ("sec-fetch-mode", "navigate")],
+                Client::Browser,
+            ),
+            (
+                &[("accept", CHROME), ("sec-fetch-mode", "no-cors")],
+                Client::Program,
+            ),
+            (
+                &[("accept", "*/*"), ("sec-fetch-mode", "cors")],
+                Client::Program,
+            ),
+            (
+                &[("accept", CHROME), ("x-requested-with", "XMLHttpRequest")],
+                Client::Program,
+            ),
+            (&[("accept", "application/json")], Client::Program),
+            (&[("accept", "text/plain")], Client::Program),
+            (&[("content-type", "application/grpc")], Client::Program),
+            (&[("content-type", "application/grpc-web")], Client::Program),
+            (
+                &[
+                    ("sec-fetch-mode", "navigate"),
+                    ("sec-purpose", "prefetch;prerender"),
+                ],
+                Client::Program,
+            ),
+        ] {
+            assert_eq!(client(&headers(pairs)), expected, "{pairs:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(accept in "[ -~]{0,100}", content_type in "[ -~]{0,60}") {
+            let headers = headers(&[("accept", &accept), ("content-type", &content_type)]);
+            let _ = (form(&headers), client(&headers));
+        }
+    }
+}
