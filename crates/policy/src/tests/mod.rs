@@ -1,0 +1,1 @@
+//! Situations that go through the whole crate.
