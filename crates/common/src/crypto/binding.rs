@@ -15,6 +15,11 @@ pub struct BindingCookie([u8; 16]);
 /// 128 random bits for one sign-in.
 pub type Nonce = [u8; 16];
 
+/// Name of the cookie, beside the session's.
+pub fn cookie_name(session_cookie: &str) -> String {
+    format!("{session_cookie}_binding")
+}
+
 impl BindingCookie {
     pub fn new(random: [u8; 16]) -> Self {
         Self(random)
