@@ -243,7 +243,8 @@ impl Lifecycle {
     }
 }
 
-fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
+/// What a panic said, where it said something.
+pub(crate) fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
     payload
         .downcast_ref::<&str>()
         .copied()

@@ -29,13 +29,22 @@ struct State {
 
 #[derive(Debug)]
 struct Part {
+    /// It was needed at some time.
     required: bool,
-    /// Guards that are alive, with the reason each one gave. No reason: still starting.
-    guards: BTreeMap<u64, Option<String>>,
+    /// Guards that are alive.
+    guards: BTreeMap<u64, Held>,
     /// It has been ready, or has said what it waits for.
     known: bool,
     since: Timestamp,
     attributes: BTreeMap<String, String>,
+}
+
+#[derive(Debug)]
+struct Held {
+    /// The process is not ready because of it.
+    blocks: bool,
+    /// `None`: still starting.
+    reason: Option<String>,
 }
 
 /// A part that is not ready. Dropping it makes the part ready.
@@ -114,7 +123,7 @@ impl Parts {
         state
             .parts
             .values()
-            .all(|part| !part.required || part.guards.is_empty())
+            .all(|part| part.guards.values().all(|held| !held.blocks))
     }
 
     /// Nobody holds a guard for any of `names`, required or not. A name that was never seen
@@ -148,7 +157,7 @@ impl Parts {
             .collect()
     }
 
-    fn hold(&self, name: &str, required: bool, reason: Option<String>) -> NotReady {
+    fn hold(&self, name: &str, blocks: bool, reason: Option<String>) -> NotReady {
         let id = self.change(|state| {
             let id = state.next_guard;
             state.next_guard += 1;
@@ -156,9 +165,9 @@ impl Parts {
             if part.guards.is_empty() {
                 part.since = Timestamp::now();
             }
-            part.required |= required;
+            part.required |= blocks;
             part.known |= reason.is_some();
-            part.guards.insert(id, reason);
+            part.guards.insert(id, Held { blocks, reason });
             id
         });
         NotReady {
@@ -205,7 +214,11 @@ impl State {
 
 impl Part {
     fn status(&self) -> PartStatus {
-        let reason = self.guards.values().rev().flatten().next();
+        let reason = self
+            .guards
+            .values()
+            .rev()
+            .find_map(|held| held.reason.as_ref());
         let starting = !self.guards.is_empty() && reason.is_none() && !self.known;
         PartStatus {
             status: if starting { "UNKNOWN" } else { "RUNNING" },
@@ -228,7 +241,7 @@ impl NotReady {
             let part = state.part(&self.name);
             part.known = true;
             if let Some(told) = part.guards.get_mut(&self.id) {
-                *told = Some(reason.to_owned());
+                told.reason = Some(reason.to_owned());
             }
         });
     }

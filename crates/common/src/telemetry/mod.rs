@@ -1,0 +1,7 @@
+//! What a process tells about itself: log lines and metrics.
+
+pub mod log;
+pub mod metrics;
+pub mod rate_limit;
+
+pub use rate_limit::RateLimit;
