@@ -16,3 +16,4 @@
 pub mod crypto;
 pub mod lifecycle;
 pub mod rpc;
+pub mod telemetry;

@@ -1,4 +1,15 @@
 //! How Postern's services find and call each other.
 
+pub mod server;
 pub mod stubs;
 pub mod token;
+pub mod transport;
+
+#[cfg(test)]
+mod test_service;
+
+pub use transport::Transport;
+
+/// Every answer of a Postern server carries this header with its version, so that a client knows
+/// that it may watch health closely. (Pomerium's servers say `x-pomerium-version`.)
+pub const VERSION_HEADER: &str = "x-postern-version";

@@ -1,0 +1,228 @@
+//! What generated clients call: servers in this process, or balanced endpoints elsewhere.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{HeaderMap, Request, Response};
+use tonic::body::Body;
+use tonic::service::Routes;
+use tonic::{Code, Status};
+use tower::{Service, ServiceExt as _};
+
+/// Carries the calls of any generated client: `DataBrokerServiceClient::new(transport)`.
+#[derive(Debug, Clone)]
+pub struct Transport {
+    way: Way,
+}
+
+#[derive(Debug, Clone)]
+enum Way {
+    Local(Routes),
+}
+
+/// A call that got no answer from a server. The server's own refusals are a [`Status`] without
+/// this in its chain; see [`TransportError::behind`].
+#[derive(Debug)]
+pub struct TransportError {
+    /// What happened.
+    pub failure: Failure,
+    /// The endpoint that was asked, if one was.
+    pub peer: Option<SocketAddr>,
+    detail: String,
+    /// Tells tonic which code to give the caller.
+    status: Status,
+}
+
+/// How a call failed before a server answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// No endpoint was ready in time.
+    NoEndpoint,
+    /// The connection could not take the call; no server has seen it.
+    NotSent,
+    /// The connection broke while the answer was outstanding.
+    Broken,
+    /// No answer within the deadline.
+    Deadline,
+    /// The request is larger than what may be sent.
+    TooLarge,
+}
+
+impl TransportError {
+    pub(super) fn new(
+        failure: Failure,
+        peer: Option<SocketAddr>,
+        detail: impl Into<String>,
+    ) -> Self {
+        let detail = detail.into();
+        let code = match failure {
+            Failure::NoEndpoint | Failure::NotSent | Failure::Broken => Code::Unavailable,
+            Failure::Deadline => Code::DeadlineExceeded,
+            Failure::TooLarge => Code::ResourceExhausted,
+        };
+        let status = Status::new(code, detail.clone());
+        Self {
+            failure,
+            peer,
+            detail,
+            status,
+        }
+    }
+
+    /// The transport's failure behind a status that a client returned, if that is what it was.
+    pub fn behind(status: &Status) -> Option<&Self> {
+        let mut source = std::error::Error::source(status);
+        while let Some(error) = source {
+            if let Some(found) = error.downcast_ref() {
+                return Some(found);
+            }
+            source = error.source();
+        }
+        None
+    }
+}
+
+impl fmt::Display for TransportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.peer {
+            Some(peer) => write!(f, "{peer}: {}", self.detail),
+            None => f.write_str(&self.detail),
+        }
+    }
+}
+
+impl std::error::Error for TransportError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.status)
+    }
+}
+
+impl From<Infallible> for TransportError {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+impl Transport {
+    /// Calls servers in this process: no socket, no balancing, the same clients.
+    pub fn local(routes: Routes) -> Self {
+        Self {
+            way: Way::Local(routes.prepare()),
+        }
+    }
+}
+
+impl Service<Request<Body>> for Transport {
+    type Response = Response<Body>;
+    type Error = TransportError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, TransportError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        match &self.way {
+            Way::Local(routes) => {
+                let routes = routes.clone();
+                Box::pin(call_local(routes, request))
+            }
+        }
+    }
+}
+
+async fn call_local(
+    routes: Routes,
+    request: Request<Body>,
+) -> Result<Response<Body>, TransportError> {
+    let deadline = grpc_timeout(request.headers());
+    let answer = routes.oneshot(request);
+    match deadline {
+        None => Ok(answer.await?),
+        Some(deadline) => match tokio::time::timeout(deadline, answer).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(TransportError::new(
+                Failure::Deadline,
+                None,
+                format!("no answer within {deadline:?}"),
+            )),
+        },
+    }
+}
+
+/// The deadline that a client states, by the gRPC specification: up to eight digits and a unit.
+/// What cannot be read counts as none.
+pub(super) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let value: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(value * 3600),
+        "M" => Duration::from_secs(value * 60),
+        "S" => Duration::from_secs(value),
+        "m" => Duration::from_millis(value),
+        "u" => Duration::from_micros(value),
+        "n" => Duration::from_nanos(value),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::stubs::registry::registry_client::RegistryClient;
+    use super::super::test_service::{Named, all, slow};
+    use super::*;
+
+    #[tokio::test]
+    async fn generated_clients_call_servers_in_this_process() {
+        let service = Named::new("here");
+        let mut client = RegistryClient::new(Transport::local(service.routes()));
+        let list = client.list(all()).await.unwrap().into_inner();
+        assert_eq!(list.services[0].endpoint, "here");
+        let mut stream = client.watch(all()).await.unwrap().into_inner();
+        assert!(stream.message().await.unwrap().is_some());
+        let mut request = tonic::Request::new(slow());
+        request.set_timeout(Duration::from_millis(20));
+        let late = client.list(request).await.unwrap_err();
+        assert_eq!(late.code(), Code::DeadlineExceeded);
+    }
+
+    #[test]
+    fn deadlines_are_read_as_the_specification_writes_them() {
+        let read = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", text.parse().unwrap());
+            grpc_timeout(&headers)
+        };
+        assert_eq!(read("10S"), Some(Duration::from_secs(10)));
+        assert_eq!(
+            read("99999999H"),
+            Some(Duration::from_secs(99_999_999 * 3600))
+        );
+        assert_eq!(read("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(read("7u"), Some(Duration::from_micros(7)));
+        for bad in ["", "S", "1", "123456789S", "-1S", "1.5S", "1s", "1 S"] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_failure_can_be_told_from_a_refusal() {
+        let error = TransportError::new(Failure::Broken, None, "connection reset");
+        let status = Status::from_error(Box::new(error));
+        assert_eq!(status.code(), Code::Unavailable);
+        assert_eq!(
+            TransportError::behind(&status).unwrap().failure,
+            Failure::Broken
+        );
+        assert!(TransportError::behind(&Status::unavailable("draining")).is_none());
+    }
+}
