@@ -1,1 +1,25 @@
-//! support
+//! Support for the end-to-end tests: real processes, sockets, TLS, browsers, containers.
+//!
+//! Tests speak as users do: a [`person::Person`] opens URLs with a cookie jar of their own, a
+//! [`browser::Browser`] is chromium. A [`cluster::Cluster`] is Postern as its users start it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::print_stdout,
+    clippy::allow_attributes,
+    reason = "test support may panic: that is how a test fails"
+)]
+
+pub mod binaries;
+pub mod browser;
+pub mod cluster;
+pub mod left_out;
+pub mod person;
+pub mod ports;
+pub mod process;
+pub mod python;
+pub mod site;
+pub mod wait;

@@ -13,6 +13,8 @@
     )
 )]
 
+pub mod authz;
+pub mod config;
 pub mod crypto;
 pub mod lifecycle;
 pub mod rpc;

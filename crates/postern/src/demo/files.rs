@@ -8,6 +8,8 @@ use askama::Template;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use postern_common::crypto::random;
+
 use super::Places;
 
 #[derive(Debug, thiserror::Error)]
@@ -37,8 +39,8 @@ pub fn ensure_config(directory: &Path, places: &Places, split: bool) -> Result<P
     let text = ConfigFile {
         places,
         split,
-        cookie_secret: STANDARD.encode(rand::random::<[u8; 32]>()),
-        shared_secret: STANDARD.encode(rand::random::<[u8; 32]>()),
+        cookie_secret: STANDARD.encode(random::bytes::<32>()),
+        shared_secret: STANDARD.encode(random::bytes::<32>()),
     }
     .render()
     .map_err(|error| WriteError {

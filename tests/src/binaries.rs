@@ -1,0 +1,27 @@
+//! Where cargo put the programs under test.
+
+use std::path::PathBuf;
+
+/// The binary `name` of the same profile as this test; `cargo build --workspace --bins` made it.
+pub fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a path");
+    let profile = test
+        .parent()
+        .and_then(|deps| deps.parent())
+        .expect("tests live in target/PROFILE/deps");
+    let path = profile.join(name);
+    assert!(
+        path.exists(),
+        "{} is not built; run `cargo build --workspace --bins` first, as `just test` does",
+        path.display()
+    );
+    path
+}
+
+/// The root of the repository.
+pub fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ lies in the repository")
+        .to_owned()
+}

@@ -1,0 +1,152 @@
+//! Postern as its users start it: in one process, or in four.
+
+use std::fmt::Write as _;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::binaries::binary;
+use crate::person::Person;
+use crate::ports;
+use crate::process::Process;
+use crate::site::Site;
+use crate::wait;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    AllInOne,
+    Split,
+}
+
+const SERVICES: [&str; 4] = ["databroker", "authorize", "authenticate", "proxy"];
+
+pub struct Cluster {
+    pub site: Site,
+    /// In one process one; in four: databroker, authorize, authenticate, proxy.
+    pub processes: Vec<Process>,
+    /// Of the proxy: `https://NAME.corp.test:PORT`.
+    pub port: u16,
+}
+
+/// What a test adds to the configuration that every cluster has.
+pub struct Plan {
+    pub layout: Layout,
+    /// The issuer of the OpenID provider.
+    pub provider: String,
+    /// YAML, keys and values at the top level, `routes` among them. `{PORT}` stands for the
+    /// proxy's port.
+    pub config: String,
+}
+
+impl Cluster {
+    /// Starts everything and waits until it is ready.
+    pub async fn start(plan: Plan) -> Self {
+        let mut cluster = Self::launch(Site::new(), plan);
+        cluster.ready().await;
+        cluster
+    }
+
+    /// Starts everything.
+    pub fn launch(site: Site, plan: Plan) -> Self {
+        let port = ports::row(8);
+        let path = site.path("config.yaml");
+        std::fs::write(&path, configuration(&site, &plan, port)).expect("the configuration is written");
+        let programs: Vec<_> = match plan.layout {
+            Layout::AllInOne => vec![("postern".to_owned(), vec![("ADDRESS", loopback(port))])],
+            Layout::Split => SERVICES
+                .iter()
+                .zip(1..)
+                .map(|(service, offset)| {
+                    let variable = match *service {
+                        "authorize" | "databroker" => "GRPC_ADDRESS",
+                        _ => "ADDRESS",
+                    };
+                    let own = if *service == "proxy" { port } else { port + offset };
+                    (
+                        format!("postern-{service}"),
+                        vec![
+                            ("SERVICES", (*service).to_owned()),
+                            (variable, loopback(own)),
+                        ],
+                    )
+                })
+                .collect(),
+        };
+        let processes = programs
+            .into_iter()
+            .zip(4..)
+            .map(|((name, environment), offset)| {
+                let mut command = Command::new(binary(&name));
+                command
+                    .arg("--config")
+                    .arg(&path)
+                    .envs(environment)
+                    .env("HEALTH_CHECK_ADDR", loopback(port + offset));
+                Process::start(&name, site.directory.path(), command)
+            })
+            .collect();
+        Self {
+            site,
+            processes,
+            port,
+        }
+    }
+
+    async fn ready(&mut self) {
+        let nobody = Person::program(&self.site.certificates.authority);
+        for (process, offset) in self.processes.iter_mut().zip(4..) {
+            let url = format!("http://127.0.0.1:{}/readyz", self.port + offset);
+            let what = format!("{} to be ready", process.name);
+            wait::until(&what, Duration::from_secs(30), async || {
+                assert!(process.has_ended().is_none(), "{} ended", process.name);
+                match nobody.try_get(&url).await {
+                    Ok(answer) if answer.status.is_success() => Ok(()),
+                    Ok(answer) => Err(answer.text()),
+                    Err(error) => Err(error),
+                }
+            })
+            .await;
+        }
+    }
+
+    /// `https://NAME.corp.test:PORT` and a path.
+    pub fn url(&self, name: &str, path: &str) -> String {
+        format!("https://{name}.corp.test:{}{path}", self.port)
+    }
+
+    pub fn browser(&self) -> Person {
+        Person::browser(&self.site.certificates.authority)
+    }
+
+    pub fn program(&self) -> Person {
+        Person::program(&self.site.certificates.authority)
+    }
+}
+
+fn loopback(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+fn configuration(site: &Site, plan: &Plan, port: u16) -> String {
+    let mut text = String::new();
+    let files = &site.certificates;
+    let mut line = |key: &str, value: &str| writeln!(text, "{key}: '{value}'").expect("text grows");
+    line("authenticate_service_url", &format!("https://auth.corp.test:{port}"));
+    line("idp_provider", "oidc");
+    line("idp_provider_url", &plan.provider);
+    line("idp_client_id", "postern");
+    line("idp_client_secret", "for-tests-only");
+    line("certificate_file", &files.certificate.display().to_string());
+    line("certificate_key_file", &files.key.display().to_string());
+    line("certificate_authority_file", &files.authority.display().to_string());
+    // Any 32 bytes will do, as long as all services have the same.
+    line("shared_secret", "dGVzdHMgc2hhcmUgdGhpcyBzZWNyZXQsIDMyIGJ5dGU=");
+    line("cookie_secret", "dGVzdHMgc2VhbCBjb29raWVzIHdpdGggdGhpcyBvbmU=");
+    if plan.layout == Layout::Split {
+        line("authorize_service_url", &format!("http://127.0.0.1:{}", port + 2));
+        line("databroker_service_url", &format!("http://127.0.0.1:{}", port + 1));
+        line("authenticate_internal_service_url", &format!("https://localhost:{}", port + 3));
+        line("grpc_insecure", "true");
+    }
+    text.push_str(&plan.config.replace("{PORT}", &port.to_string()));
+    text
+}

@@ -1,0 +1,256 @@
+//! Somebody with an HTTP client and a cookie jar of their own, or a program without one.
+//!
+//! Every name resolves to this machine, and redirects are followed only when asked to, so that a
+//! test sees each answer.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use url::Url;
+
+/// No answer may take longer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Clone)]
+pub struct Person {
+    tls: TlsConnector,
+    /// What every request of this person carries.
+    headers: HeaderMap,
+    /// Host → cookie name → value.
+    jar: Arc<Mutex<BTreeMap<String, BTreeMap<String, String>>>>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub url: Url,
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Person {
+    /// A browser that trusts `authority`.
+    pub fn browser(authority: &std::path::Path) -> Self {
+        let mut person = Self::program(authority);
+        person.headers.insert(
+            header::ACCEPT,
+            HeaderValue::from_static("text/html,application/xhtml+xml,*/*;q=0.8"),
+        );
+        person
+            .headers
+            .insert("sec-fetch-mode", HeaderValue::from_static("navigate"));
+        person
+    }
+
+    /// A program: it says that it takes JSON, and keeps cookies all the same.
+    pub fn program(authority: &std::path::Path) -> Self {
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in CertificateDer::pem_file_iter(authority).expect("a PEM file") {
+            roots
+                .add(certificate.expect("a certificate"))
+                .expect("an authority");
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the provider knows TLS 1.2 and 1.3")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Self {
+            tls: TlsConnector::from(Arc::new(config)),
+            headers: HeaderMap::from_iter([(
+                header::ACCEPT,
+                HeaderValue::from_static("application/json"),
+            )]),
+            jar: Arc::default(),
+        }
+    }
+
+    /// The same person, one more header on every request.
+    pub fn with_header(mut self, name: &'static str, value: &str) -> Self {
+        self.headers.insert(
+            HeaderName::from_static(name),
+            value.parse().expect("a header value"),
+        );
+        self
+    }
+
+    pub fn cookies(&self, host: &str) -> BTreeMap<String, String> {
+        let jar = self.jar.lock().expect("no test panics with the jar in hand");
+        jar.get(host).cloned().unwrap_or_default()
+    }
+
+    pub fn set_cookie(&self, host: &str, name: &str, value: &str) {
+        let mut jar = self.jar.lock().expect("no test panics with the jar in hand");
+        jar.entry(host.to_owned())
+            .or_default()
+            .insert(name.to_owned(), value.to_owned());
+    }
+
+    pub async fn get(&self, url: &str) -> Answer {
+        self.send(Method::GET, url, Bytes::new()).await
+    }
+
+    /// Follows redirects to the end and gives every answer on the way.
+    pub async fn follow(&self, url: &str) -> Vec<Answer> {
+        let mut answers = vec![self.get(url).await];
+        while let Some(next) = answers.last().and_then(Answer::location) {
+            assert!(answers.len() < 20, "redirected in circles: {answers:#?}");
+            answers.push(self.get(next.as_str()).await);
+        }
+        answers
+    }
+
+    /// Sends a form as a page of the same site would.
+    pub async fn post_form(&self, url: &str, fields: &[(&str, &str)]) -> Answer {
+        let body = url::form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(fields)
+            .finish();
+        self.clone()
+            .with_header("content-type", "application/x-www-form-urlencoded")
+            .with_header("sec-fetch-site", "same-origin")
+            .send(Method::POST, url, Bytes::from(body))
+            .await
+    }
+
+    pub async fn send(&self, method: Method, url: &str, body: Bytes) -> Answer {
+        let url = Url::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"));
+        let answer = tokio::time::timeout(PATIENCE, self.exchange(method, &url, body))
+            .await
+            .unwrap_or_else(|_| panic!("no answer from {url} within {PATIENCE:?}"))
+            .unwrap_or_else(|error| panic!("{url}: {error}"));
+        self.keep_cookies(&answer);
+        answer
+    }
+
+    /// As [`Self::send`], but a failure is an outcome.
+    pub async fn try_get(&self, url: &str) -> Result<Answer, String> {
+        let url = Url::parse(url).map_err(|error| error.to_string())?;
+        match tokio::time::timeout(PATIENCE, self.exchange(Method::GET, &url, Bytes::new())).await {
+            Ok(Ok(answer)) => {
+                self.keep_cookies(&answer);
+                Ok(answer)
+            }
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer within {PATIENCE:?}")),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        url: &Url,
+        body: Bytes,
+    ) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
+        let host = url.host_str().ok_or("a URL without a host")?;
+        let port = url.port_or_known_default().ok_or("a URL without a port")?;
+        let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        stream.set_nodelay(true)?;
+        let authority = match url.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        };
+        let mut request = Request::builder()
+            .method(method)
+            .uri(&url[url::Position::BeforePath..url::Position::AfterQuery])
+            .header(header::HOST, authority);
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        let cookies = self
+            .cookies(host)
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect::<Vec<_>>()
+            .join("; ");
+        if !cookies.is_empty() {
+            request = request.header(header::COOKIE, cookies);
+        }
+        let request = request.body(Full::new(body))?;
+        let response = if url.scheme() == "https" {
+            let name = ServerName::try_from(host.to_owned())?;
+            let stream = self.tls.connect(name, stream).await?;
+            round_trip(TokioIo::new(stream), request).await?
+        } else {
+            round_trip(TokioIo::new(stream), request).await?
+        };
+        let (head, body) = response.into_parts();
+        Ok(Answer {
+            url: url.clone(),
+            status: head.status,
+            headers: head.headers,
+            body,
+        })
+    }
+
+    fn keep_cookies(&self, answer: &Answer) {
+        let mut jar = self.jar.lock().expect("no test panics with the jar in hand");
+        let host = answer.url.host_str().unwrap_or_default().to_owned();
+        let cookies = jar.entry(host).or_default();
+        for line in answer.set_cookies() {
+            let (pair, attributes) = line.split_once(';').unwrap_or((&line, ""));
+            let (name, value) = pair.split_once('=').expect("a cookie has a name");
+            let gone = attributes
+                .split(';')
+                .any(|attribute| attribute.trim().eq_ignore_ascii_case("max-age=0"));
+            if gone {
+                cookies.remove(name);
+            } else {
+                cookies.insert(name.to_owned(), value.to_owned());
+            }
+        }
+    }
+}
+
+async fn round_trip<I>(
+    io: I,
+    request: Request<Full<Bytes>>,
+) -> Result<http::Response<Bytes>, Box<dyn std::error::Error + Send + Sync>>
+where
+    I: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
+    let driver = tokio::spawn(connection);
+    let (head, body) = sender.send_request(request).await?.into_parts();
+    let body = body.collect().await?.to_bytes();
+    driver.abort();
+    Ok(http::Response::from_parts(head, body))
+}
+
+impl Answer {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {} {}", self.status, self.text()))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Where a redirect leads.
+    pub fn location(&self) -> Option<Url> {
+        let target = self.header("location").filter(|_| self.status.is_redirection())?;
+        Some(self.url.join(target).expect("a location is a URL"))
+    }
+
+    pub fn set_cookies(&self) -> Vec<String> {
+        self.headers
+            .get_all(header::SET_COOKIE)
+            .iter()
+            .map(|value| value.to_str().expect("a cookie is text").to_owned())
+            .collect()
+    }
+}
