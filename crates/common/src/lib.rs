@@ -19,3 +19,4 @@ pub mod crypto;
 pub mod lifecycle;
 pub mod rpc;
 pub mod telemetry;
+pub mod web;
