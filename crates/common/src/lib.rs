@@ -19,4 +19,3 @@ pub mod crypto;
 pub mod lifecycle;
 pub mod rpc;
 pub mod telemetry;
-pub mod web;

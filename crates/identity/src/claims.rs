@@ -123,13 +123,13 @@ mod tests {
 
     use super::*;
 
-    fn map(value: Value) -> Claims {
+    fn map(value: &Value) -> Claims {
         value.as_object().unwrap().clone()
     }
 
     #[test]
     fn flattening() {
-        let flat = flatten(&map(json!({
+        let flat = flatten(&map(&json!({
             "a": {"b": 1, "c": {"d": [true, {"x": 1}, [2]]}},
             "null": null, "text": "t", "empty": {}, "none": [],
             "big": 9_007_199_254_740_993_u64,
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn integers_keep_their_digits() {
         let flat = flatten(&map(
-            json!({"n": 1_700_000_000, "big": 9_007_199_254_740_993_u64}),
+            &json!({"n": 1_700_000_000, "big": 9_007_199_254_740_993_u64}),
         ));
         let lists: BTreeMap<String, ListValue> = to_list_values(&flat);
         assert_eq!(
@@ -166,14 +166,14 @@ mod tests {
 
     #[test]
     fn oid_before_sub_and_only_text() {
-        assert_eq!(subject(&map(json!({"sub": "s", "oid": "o"}))), Some("o"));
-        assert_eq!(subject(&map(json!({"sub": "s", "oid": ""}))), Some("s"));
-        assert_eq!(subject(&map(json!({"sub": 7}))), None);
+        assert_eq!(subject(&map(&json!({"sub": "s", "oid": "o"}))), Some("o"));
+        assert_eq!(subject(&map(&json!({"sub": "s", "oid": ""}))), Some("s"));
+        assert_eq!(subject(&map(&json!({"sub": 7}))), None);
     }
 
     #[test]
     fn known_oddities_are_put_right() {
-        let mut claims = map(json!({"email_verified": "true", "mail": "a@b.test"}));
+        let mut claims = map(&json!({"email_verified": "true", "mail": "a@b.test"}));
         put_right(&mut claims);
         assert_eq!(
             Value::Object(claims),
@@ -181,7 +181,7 @@ mod tests {
                 "email_verified": true, "mail": "a@b.test", "email": "a@b.test"
             })
         );
-        let mut claims = map(json!({"mail": "not an address"}));
+        let mut claims = map(&json!({"mail": "not an address"}));
         put_right(&mut claims);
         assert!(!claims.contains_key("email"));
     }

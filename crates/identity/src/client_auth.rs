@@ -29,6 +29,12 @@ impl fmt::Debug for Client {
     }
 }
 
+/// True when the provider does not say which methods it takes, so that a rejection may mean the
+/// method and not the client.
+pub(crate) fn may_learn(metadata: &Metadata, used: Method) -> bool {
+    used == Method::Basic && metadata.token_endpoint_auth_methods_supported.is_none()
+}
+
 /// Where the secret goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Method {
@@ -66,12 +72,6 @@ impl Client {
                 listed.unwrap_or_default().join(", ")
             )))
         }
-    }
-
-    /// True when the provider does not say which methods it takes, so that a rejection may mean
-    /// the method and not the client.
-    pub fn may_learn(&self, metadata: &Metadata, used: Method) -> bool {
-        used == Method::Basic && metadata.token_endpoint_auth_methods_supported.is_none()
     }
 
     /// The body is the way: use it from now on.

@@ -120,14 +120,13 @@ pub(crate) fn token_issuer_fits(rule: IssuerRule, published: &str, claims: &Clai
         return false;
     };
     match rule {
-        IssuerRule::Exact => issuer == published,
         IssuerRule::Google => {
             issuer == published || published.strip_prefix("https://") == Some(issuer)
         }
         IssuerRule::Azure if published.contains(TENANT) => crate::claims::text(claims, "tid")
             .filter(|tenant| is_tenant_id(tenant))
             .is_some_and(|tenant| issuer == published.replace(TENANT, tenant)),
-        IssuerRule::Azure => issuer == published,
+        IssuerRule::Exact | IssuerRule::Azure => issuer == published,
     }
 }
 

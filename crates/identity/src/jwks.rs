@@ -20,7 +20,7 @@ struct Key {
     /// The only algorithm that this key is for, when the set says so.
     algorithm: Option<String>,
     curve: Option<EllipticCurve>,
-    key: DecodingKey,
+    decoding: DecodingKey,
 }
 
 impl Jwks {
@@ -41,7 +41,7 @@ impl Jwks {
             .iter()
             .filter(|key| id.is_none() || key.id.is_none() || key.id.as_deref() == id)
             .filter(|key| key.suits(algorithm))
-            .map(|key| &key.key)
+            .map(|key| &key.decoding)
             .collect()
     }
 }
@@ -67,12 +67,12 @@ impl Key {
             AlgorithmParameters::OctetKeyPair(p) => Some(p.curve.clone()),
             _ => return None,
         };
-        let key = DecodingKey::from_jwk(&jwk).ok()?;
+        let decoding = DecodingKey::from_jwk(&jwk).ok()?;
         Some(Self {
             id,
             algorithm,
             curve,
-            key,
+            decoding,
         })
     }
 
@@ -83,7 +83,7 @@ impl Key {
             | Algorithm::RS512
             | Algorithm::PS256
             | Algorithm::PS384
-            | Algorithm::PS512 => self.key.family() == AlgorithmFamily::Rsa,
+            | Algorithm::PS512 => self.decoding.family() == AlgorithmFamily::Rsa,
             Algorithm::ES256 => self.curve == Some(EllipticCurve::P256),
             Algorithm::ES384 => self.curve == Some(EllipticCurve::P384),
             Algorithm::EdDSA => self.curve == Some(EllipticCurve::Ed25519),

@@ -37,11 +37,14 @@ mod providers;
 mod registry;
 mod token_endpoint;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::{ProviderError, Refusal};
 pub use http_client::{HttpClient, HttpError, MAX_BODY};
 pub use provider::{
     AuthRequest, Capabilities, Claims, CodeExchange, EndSession, IdToken, Identity, Provider,
     Refresh, Refreshed, SignOut, Tokens, UserInfoRequest, VerifiedToken, VerifyToken,
 };
-pub use providers::Kind;
+pub use providers::default_url;
 pub use registry::{ProviderSettings, Providers, RegistryError};

@@ -541,9 +541,12 @@ impl Oidc {
         let metadata = self.issuer.metadata().await?;
         let mut claims = if looks_like_jwt(request.token) {
             let claims = self.signed_access_token(&metadata, request).await?;
+            let subject = text(&claims, "sub")
+                .filter(|s| !s.is_empty())
+                .ok_or_else(|| ProviderError::invalid("the access token names nobody (sub)"))?;
             let about = UserInfoRequest {
                 access_token: request.token,
-                expected_subject: text(&claims, "sub"),
+                expected_subject: Some(subject),
             };
             match self.ask_user_info(&metadata, about).await {
                 Ok(info) => claims::merge(claims, info.unwrap_or_default()),

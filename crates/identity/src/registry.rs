@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use postern_common::config::{ClientCredentials, Config, ProviderKind, ProviderOptions};
+
 use crate::client_auth::Client;
 use crate::error::ProviderError;
 use crate::http_client::HttpClient;
 use crate::oidc::{Issuer, Oidc};
 use crate::provider::Provider;
-use crate::providers::{Kind, azure, github::GitHub};
+use crate::providers::{azure, default_url, flavor, github::GitHub};
 
 /// One client at one provider, as configured.
 #[derive(Clone, PartialEq, Eq)]
@@ -16,7 +18,7 @@ pub struct ProviderSettings {
     /// `postern_common::crypto::provider_id` of what follows and the authenticate URL.
     pub id: String,
     /// `idp_provider`.
-    pub kind: String,
+    pub kind: ProviderKind,
     /// `idp_provider_url`.
     pub url: Option<String>,
     pub client_id: String,
@@ -38,6 +40,38 @@ impl std::fmt::Debug for ProviderSettings {
     }
 }
 
+impl ProviderSettings {
+    /// The global client, then those of routes; empty when no provider is configured.
+    pub fn all(config: &Config) -> Vec<Self> {
+        let Some(options) = &config.provider else {
+            return Vec::new();
+        };
+        let global = config.provider_id.iter().map(|id| (id, &options.client));
+        let routes = config.routes.iter().filter_map(|route| {
+            route
+                .provider_id
+                .as_ref()
+                .zip(route.provider_client.as_ref())
+        });
+        global
+            .chain(routes)
+            .map(|(id, client)| Self::new(id, options, client))
+            .collect()
+    }
+
+    fn new(id: &str, options: &ProviderOptions, client: &ClientCredentials) -> Self {
+        Self {
+            id: id.to_owned(),
+            kind: options.kind,
+            url: options.url.clone(),
+            client_id: client.id.clone(),
+            client_secret: client.secret.clone(),
+            scopes: options.scopes.clone(),
+            request_params: options.request_params.clone().into_iter().collect(),
+        }
+    }
+}
+
 /// Why there is no provider to use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryError {
@@ -50,15 +84,8 @@ pub enum RegistryError {
          same on every node, and sessions made before a change of them must sign in again"
     )]
     Unknown(String),
-    #[error("idp_provider {0:?} is not known; use one of {list}", list = Kind::NAMES.join(", "))]
-    UnknownKind(String),
-    #[error(
-        "idp_provider hosted is not supported: it is a service of Pomerium; configure your own \
-         provider, for example idp_provider: oidc with idp_provider_url"
-    )]
-    Hosted,
-    #[error("idp_provider {0} needs idp_provider_url")]
-    UrlMissing(Kind),
+    #[error("idp_provider {} needs idp_provider_url", .0.name())]
+    UrlMissing(ProviderKind),
     #[error("idp_client_id is missing")]
     ClientMissing,
     #[error(transparent)]
@@ -73,7 +100,7 @@ type Entry = Result<Arc<dyn Provider>, RegistryError>;
 pub struct Providers {
     default: Option<String>,
     entries: HashMap<String, (ProviderSettings, Entry)>,
-    issuers: HashMap<(Kind, String), Arc<Issuer>>,
+    issuers: HashMap<(ProviderKind, String), Arc<Issuer>>,
 }
 
 impl std::fmt::Debug for Providers {
@@ -162,20 +189,16 @@ impl Providers {
         http: &HttpClient,
         previous: Option<&Self>,
     ) -> Entry {
-        if settings.kind == "hosted" {
-            return Err(RegistryError::Hosted);
-        }
-        let kind = Kind::parse(&settings.kind)
-            .ok_or_else(|| RegistryError::UnknownKind(settings.kind.clone()))?;
+        let kind = settings.kind;
         if settings.client_id.is_empty() {
             return Err(RegistryError::ClientMissing);
         }
         let client = Client::new(settings.client_id.clone(), settings.client_secret.clone());
-        let Some(flavor) = kind.flavor() else {
+        let Some(flavor) = flavor(kind) else {
             let url = settings
                 .url
                 .as_deref()
-                .or(kind.default_url())
+                .or(default_url(kind))
                 .unwrap_or_default();
             let github = GitHub::new(
                 settings.id.clone(),
@@ -211,26 +234,25 @@ impl Providers {
 }
 
 /// Kind and issuer of an OpenID Connect provider.
-fn issuer_key(settings: &ProviderSettings) -> Option<(Kind, String)> {
-    let kind = Kind::parse(&settings.kind)?;
-    let flavor = kind.flavor()?;
+fn issuer_key(settings: &ProviderSettings) -> Option<(ProviderKind, String)> {
+    let flavor = flavor(settings.kind)?;
     let url = settings
         .url
         .as_deref()
         .filter(|u| !u.is_empty())
         .or(flavor.default_url)?;
-    Some((kind, (flavor.issuer)(url)))
+    Some((settings.kind, (flavor.issuer)(url)))
 }
 
 /// Things that work, but that somebody should know of.
-fn warn_about(kind: Kind, issuer: &str, settings: &ProviderSettings) {
-    if kind == Kind::Azure && azure::any_tenant(issuer) {
+fn warn_about(kind: ProviderKind, issuer: &str, settings: &ProviderSettings) {
+    if kind == ProviderKind::Azure && azure::any_tenant(issuer) {
         tracing::warn!(
             issuer,
             "people of every tenant can sign in here: set idp_provider_url to your tenant's, or restrict by policy (claim/tid)"
         );
     }
-    if kind == Kind::Onelogin && !settings.scopes.is_empty() {
+    if kind == ProviderKind::OneLogin && !settings.scopes.is_empty() {
         tracing::warn!("idp_scopes has no effect with idp_provider onelogin");
     }
     let local = url::Url::parse(issuer).is_ok_and(|url| match url.host() {

@@ -4,7 +4,7 @@ use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Deserializer};
 
-use crate::client_auth::{Client, Method};
+use crate::client_auth::{Client, Method, may_learn};
 use crate::discovery::Metadata;
 use crate::error::{ProviderError, Refusal};
 use crate::http_client::{Answer, HttpClient};
@@ -54,7 +54,7 @@ pub(crate) async fn ask(
     let Err(ProviderError::Misconfigured(refusal)) = &first else {
         return first;
     };
-    if refusal.error != "invalid_client" || !client.may_learn(metadata, method) {
+    if refusal.error != "invalid_client" || !may_learn(metadata, method) {
         return first;
     }
     match ask_once(http, client, metadata, form, Method::Post).await {

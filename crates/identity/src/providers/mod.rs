@@ -13,86 +13,34 @@ pub(crate) mod okta;
 pub(crate) mod onelogin;
 pub(crate) mod ping;
 
-use std::fmt;
-
+use postern_common::config::ProviderKind;
 use url::Url;
 
 use crate::discovery::{IssuerRule, Metadata};
 use crate::provider::{EndSession, SignOut};
 
-/// A value of `idp_provider`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// Also `keycloak`.
-    Oidc,
-    Apple,
-    Auth0,
-    Azure,
-    Cognito,
-    Github,
-    Gitlab,
-    Google,
-    Okta,
-    Onelogin,
-    Ping,
+/// How this kind differs from plain OpenID Connect; `None` for GitHub, which does not speak it.
+pub(crate) fn flavor(kind: ProviderKind) -> Option<&'static Flavor> {
+    Some(match kind {
+        ProviderKind::Oidc => &generic::FLAVOR,
+        ProviderKind::Apple => &apple::FLAVOR,
+        ProviderKind::Auth0 => &auth0::FLAVOR,
+        ProviderKind::Azure => &azure::FLAVOR,
+        ProviderKind::Cognito => &cognito::FLAVOR,
+        ProviderKind::Gitlab => &gitlab::FLAVOR,
+        ProviderKind::Google => &google::FLAVOR,
+        ProviderKind::Okta => &okta::FLAVOR,
+        ProviderKind::OneLogin => &onelogin::FLAVOR,
+        ProviderKind::Ping => &ping::FLAVOR,
+        ProviderKind::Github => return None,
+    })
 }
 
-impl Kind {
-    /// Every name that `idp_provider` may have.
-    pub const NAMES: [&'static str; 12] = [
-        "oidc", "keycloak", "apple", "auth0", "azure", "cognito", "github", "gitlab", "google",
-        "okta", "onelogin", "ping",
-    ];
-
-    pub fn parse(name: &str) -> Option<Self> {
-        Some(match name {
-            "oidc" | "keycloak" => Self::Oidc,
-            "apple" => Self::Apple,
-            "auth0" => Self::Auth0,
-            "azure" => Self::Azure,
-            "cognito" => Self::Cognito,
-            "github" => Self::Github,
-            "gitlab" => Self::Gitlab,
-            "google" => Self::Google,
-            "okta" => Self::Okta,
-            "onelogin" => Self::Onelogin,
-            "ping" => Self::Ping,
-            _ => return None,
-        })
-    }
-
-    /// How this kind differs from plain OpenID Connect; `None` for GitHub, which does not speak it.
-    pub(crate) fn flavor(self) -> Option<&'static Flavor> {
-        Some(match self {
-            Self::Oidc => &generic::FLAVOR,
-            Self::Apple => &apple::FLAVOR,
-            Self::Auth0 => &auth0::FLAVOR,
-            Self::Azure => &azure::FLAVOR,
-            Self::Cognito => &cognito::FLAVOR,
-            Self::Gitlab => &gitlab::FLAVOR,
-            Self::Google => &google::FLAVOR,
-            Self::Okta => &okta::FLAVOR,
-            Self::Onelogin => &onelogin::FLAVOR,
-            Self::Ping => &ping::FLAVOR,
-            Self::Github => return None,
-        })
-    }
-
-    /// `idp_provider_url` when none is configured; `None` when one must be.
-    pub fn default_url(self) -> Option<&'static str> {
-        match self.flavor() {
-            Some(flavor) => flavor.default_url,
-            None => Some(github::DEFAULT_URL),
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.flavor() {
-            Some(flavor) => flavor.name,
-            None => github::NAME,
-        })
+/// `idp_provider_url` when none is configured; `None` when one must be.
+pub fn default_url(kind: ProviderKind) -> Option<&'static str> {
+    match flavor(kind) {
+        Some(flavor) => flavor.default_url,
+        None => Some(github::DEFAULT_URL),
     }
 }
 

@@ -1,0 +1,8 @@
+//! A provider under our control, and what must be refused when it lies.
+
+mod access_tokens;
+mod code_flow;
+mod dialects;
+mod idp;
+mod lies;
+mod outages;
