@@ -9,4 +9,4 @@
     reason = "tests may panic"
 )]
 
-mod sign_in;
+mod architecture;

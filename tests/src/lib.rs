@@ -15,11 +15,9 @@
 
 pub mod binaries;
 pub mod browser;
-pub mod cluster;
 pub mod left_out;
 pub mod person;
 pub mod ports;
 pub mod process;
 pub mod python;
-pub mod site;
 pub mod wait;
