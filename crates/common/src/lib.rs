@@ -17,5 +17,6 @@ pub mod authz;
 pub mod config;
 pub mod crypto;
 pub mod lifecycle;
+pub mod route;
 pub mod rpc;
 pub mod telemetry;
