@@ -20,3 +20,4 @@ pub mod lifecycle;
 pub mod route;
 pub mod rpc;
 pub mod telemetry;
+pub mod web;

@@ -5,7 +5,9 @@ use chacha20poly1305::{
     aead::{Aead as _, Payload},
 };
 
-use super::keys::SecretKey;
+use base64::Engine as _;
+
+use super::{B64_URL_PADDED, keys::SecretKey};
 
 /// Length of a nonce in bytes.
 pub const NONCE: usize = 24;
@@ -46,6 +48,17 @@ pub fn open_any(keys: &[SecretKey], sealed: &[u8], aad: &[u8]) -> Result<Vec<u8>
         .ok_or(OpenError)
 }
 
+/// [`seal`] in the text form that travels in URLs, such as `pomerium_session_encrypted`.
+pub fn seal_text(key: &SecretKey, plain: &[u8]) -> String {
+    B64_URL_PADDED.encode(seal(key, plain, b""))
+}
+
+/// Opens what [`seal_text`] made with one of `keys`.
+pub fn open_text(keys: &[SecretKey], text: &str) -> Result<Vec<u8>, OpenError> {
+    let sealed = B64_URL_PADDED.decode(text).map_err(|_| OpenError)?;
+    open_any(keys, &sealed, b"")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,6 +73,12 @@ mod tests {
             "32812a2d82e62d985d404e322e66ca26c03a0faceaf932808182838485868788898a8b8c8d8e8f9091929394959697"
         );
         assert_eq!(open(&vectors::k(), &sealed, b"").unwrap(), b"postern");
+        let text = "MoEqLYLmLZhdQE4yLmbKJsA6D6zq-TKAgYKDhIWGh4iJiouMjY6PkJGSk5SVlpc=";
+        assert_eq!(open_text(&[vectors::k()], text).unwrap(), b"postern");
+        assert_eq!(open_text(&[vectors::k()], "%%"), Err(OpenError));
+        let again = seal_text(&vectors::k(), b"postern");
+        assert_ne!(again, text);
+        assert_eq!(open_text(&[vectors::k()], &again).unwrap(), b"postern");
     }
 
     #[test]

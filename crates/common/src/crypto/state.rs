@@ -87,6 +87,25 @@ impl CsrfToken {
         Self::from_json(value).ok_or(CsrfError::Malformed)
     }
 
+    /// A value for the hidden field of a form, made from the token in the browser's cookie: only
+    /// a page of ours could have it.
+    pub fn form_value(&self, key: &SecretKey) -> String {
+        base64url(self.form_mac(key).finalize().into_bytes())
+    }
+
+    /// Whether a form of this browser sent it.
+    pub fn form_value_is(&self, keys: &[SecretKey], value: &str) -> bool {
+        let Some(tag) = super::from_base64url(value) else {
+            return false;
+        };
+        keys.iter()
+            .any(|key| self.form_mac(key).verify_slice(&tag).is_ok())
+    }
+
+    fn form_mac(&self, key: &SecretKey) -> hmac::Hmac<Sha256> {
+        mac_of(key.derive("postern/form").as_bytes(), &self.0)
+    }
+
     fn from_json(value: &[u8]) -> Option<Self> {
         let text: String = serde_json::from_slice(&B64_URL_PADDED.decode(value).ok()?).ok()?;
         Self::from_text(&text)
@@ -279,6 +298,15 @@ mod tests {
             assert_ne!(one.id(), other.id());
         }
         assert_ne!(one.pkce_verifier, one.nonce);
+    }
+
+    #[test]
+    fn s44_a_form_of_this_browser() {
+        let value = csrf().form_value(&c());
+        assert!(csrf().form_value_is(&[k(), c()], &value));
+        assert!(!csrf().form_value_is(&[k()], &value));
+        assert!(!CsrfToken([1; 32]).form_value_is(&[c()], &value));
+        assert!(!csrf().form_value_is(&[c()], ""));
     }
 
     #[test]
