@@ -1,1 +1,119 @@
-//! placeholder
+//! databroker: keeps records (sessions, users and what else the services share) and tells every follower each
+//! change, in order, exactly as it was committed.
+//!
+//! Start reading at [`feed`]: from a commit to every stream.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
+        reason = "tests may panic"
+    )
+)]
+
+pub mod feed;
+pub mod lease;
+pub mod options;
+pub mod patch;
+pub mod payload;
+pub mod query;
+pub mod server;
+pub mod storage;
+pub mod tidy;
+pub mod writer;
+
+use std::error::Error;
+use std::sync::Arc;
+
+use postern_common::rpc::stubs::databroker::Record;
+use postern_common::rpc::stubs::databroker::data_broker_service_server::DataBrokerServiceServer;
+use postern_common::rpc::token::{self, TokenKeys};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+
+use crate::feed::{Feed, State};
+use crate::server::Service;
+use crate::storage::{Operation, Storage};
+use crate::tidy::Housekeeping;
+use crate::writer::{Receipt, WriteError, Writer};
+
+/// A running databroker. It ends when the token it was started with is cancelled.
+#[derive(Clone)]
+pub struct Databroker {
+    service: Service,
+    tasks: TaskTracker,
+}
+
+impl Databroker {
+    /// Starts the tasks that write, follow the change log and keep house. Does not wait for the storage.
+    pub fn start(
+        storage: Arc<dyn Storage>,
+        housekeeping: Housekeeping,
+        stop: CancellationToken,
+    ) -> Self {
+        let tasks = TaskTracker::new();
+        let (writer, writing) = Writer::new(Arc::clone(&storage), stop.clone());
+        let (feed, following) = Feed::new(Arc::clone(&storage), stop.clone());
+        tasks.spawn(writing);
+        tasks.spawn(following);
+        tasks.spawn(tidy::run(Arc::clone(&storage), housekeeping, stop.clone()));
+        tasks.close();
+        Self {
+            service: Service {
+                storage,
+                writer,
+                feed,
+                stop,
+            },
+            tasks,
+        }
+    }
+
+    /// The gRPC service; every call needs a token.
+    pub fn routes(&self, keys: TokenKeys) -> Routes {
+        let service = DataBrokerServiceServer::new(self.service.clone());
+        token::require(Routes::new(service), keys, &[])
+    }
+
+    /// Whether the storage answers, since when not, and why.
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.service.feed.state()
+    }
+
+    /// Writes `record` if its present version is still `version` (`None`: if there is no such record). For work that
+    /// must not be done twice, such as using a refresh token; not on the wire.
+    pub async fn put_if(
+        &self,
+        record: Record,
+        version: Option<u64>,
+    ) -> Result<Receipt, WriteError> {
+        self.service
+            .writer
+            .write(Operation::PutIf { record, version })
+            .await
+    }
+
+    /// Returns when the tasks have ended after a stop.
+    pub async fn stopped(&self) {
+        self.tasks.wait().await;
+    }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
