@@ -16,8 +16,11 @@
 pub mod authz;
 pub mod config;
 pub mod crypto;
+pub mod http_client;
 pub mod lifecycle;
+pub mod net;
 pub mod route;
 pub mod rpc;
 pub mod telemetry;
+pub mod tls;
 pub mod web;

@@ -26,6 +26,8 @@ use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry, reload};
 
+use crate::config::{LogLevel, LogOptions};
+
 /// Lines waiting for the writer.
 const QUEUE: usize = 8192;
 /// How long the end of the process waits for the last lines.
@@ -56,6 +58,23 @@ impl Default for Levels {
         Self {
             process: LevelFilter::INFO,
             proxy: LevelFilter::INFO,
+        }
+    }
+}
+
+impl From<&LogOptions> for Levels {
+    fn from(options: &LogOptions) -> Self {
+        let filter = |level| match level {
+            LogLevel::Trace => LevelFilter::TRACE,
+            LogLevel::Debug => LevelFilter::DEBUG,
+            LogLevel::Info => LevelFilter::INFO,
+            LogLevel::Warn => LevelFilter::WARN,
+            LogLevel::Error => LevelFilter::ERROR,
+            LogLevel::Off => LevelFilter::OFF,
+        };
+        Self {
+            process: filter(options.level),
+            proxy: filter(options.proxy_level),
         }
     }
 }

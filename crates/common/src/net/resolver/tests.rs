@@ -1,0 +1,147 @@
+use hickory_proto::op::ResponseCode;
+
+use super::super::test_dns::{Answer, TestDns};
+use super::*;
+
+fn ips(list: &[&str]) -> Vec<IpAddr> {
+    list.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn addresses_and_their_ttl_are_never_cached() {
+    let dns = TestDns::start().await;
+    let resolver = Resolver::new(dns.options()).unwrap();
+    dns.set(
+        "db.test",
+        Answer::Addresses(ips(&["10.0.0.1", "10.0.0.2"]), 600),
+    );
+    let found = resolver.lookup("db.test").await.unwrap();
+    assert_eq!(found.addresses, ips(&["10.0.0.1", "10.0.0.2"]));
+    let ttl = found.ttl.unwrap().as_secs();
+    assert!((598..=600).contains(&ttl), "{ttl}");
+
+    dns.set("db.test", Answer::Addresses(ips(&["10.0.0.3"]), 600));
+    assert_eq!(
+        resolver.lookup("DB.test").await.unwrap().addresses,
+        ips(&["10.0.0.3"])
+    );
+}
+
+#[tokio::test]
+async fn c05_failures_are_told_apart() {
+    let dns = TestDns::start().await;
+    let resolver = Resolver::new(dns.options()).unwrap();
+    let ask = async || resolver.lookup("db.test").await.unwrap_err();
+    dns.set("db.test", Answer::Fails(ResponseCode::NXDomain));
+    assert!(matches!(ask().await, LookupError::NoAddress { .. }));
+    dns.set("db.test", Answer::Empty);
+    assert!(matches!(ask().await, LookupError::NoAddress { .. }));
+    dns.set("db.test", Answer::Fails(ResponseCode::ServFail));
+    let failed = ask().await;
+    assert!(matches!(failed, LookupError::NoAnswer { .. }), "{failed:?}");
+    dns.set("db.test", Answer::Silence);
+    let silent = ask().await;
+    assert!(matches!(silent, LookupError::NoAnswer { .. }), "{silent:?}");
+    assert!(matches!(
+        resolver.lookup("a b").await.unwrap_err(),
+        LookupError::NoAddress { .. } | LookupError::BadName { .. }
+    ));
+}
+
+#[tokio::test]
+async fn families() {
+    let dns = TestDns::start().await;
+    dns.set(
+        "both.test",
+        Answer::Addresses(ips(&["10.0.0.1", "fd00::1"]), 5),
+    );
+    dns.set("six.test", Answer::Addresses(ips(&["fd00::6"]), 5));
+    let ask = async |family, name| {
+        let options = DnsOptions {
+            lookup_family: family,
+            ..dns.options()
+        };
+        let found = Resolver::new(options).unwrap().lookup(name).await;
+        found.map(|found| found.addresses).unwrap_or_default()
+    };
+    assert_eq!(
+        ask(LookupFamily::V4Preferred, "both.test").await,
+        ips(&["10.0.0.1"])
+    );
+    assert_eq!(
+        ask(LookupFamily::V4Preferred, "six.test").await,
+        ips(&["fd00::6"])
+    );
+    assert_eq!(
+        ask(LookupFamily::All, "both.test").await,
+        ips(&["10.0.0.1", "fd00::1"])
+    );
+    assert_eq!(ask(LookupFamily::All, "six.test").await, ips(&["fd00::6"]));
+    assert_eq!(
+        ask(LookupFamily::Auto, "both.test").await,
+        ips(&["fd00::1"])
+    );
+    assert_eq!(
+        ask(LookupFamily::V6Only, "both.test").await,
+        ips(&["fd00::1"])
+    );
+    assert_eq!(ask(LookupFamily::V4Only, "six.test").await, ips(&[]));
+}
+
+#[tokio::test]
+async fn literals_and_localhost_ask_nobody() {
+    let dns = TestDns::start().await;
+    let resolver = Resolver::new(dns.options()).unwrap();
+    for (host, address) in [
+        ("192.0.2.1", "192.0.2.1"),
+        ("[2001:db8::1]", "2001:db8::1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("localhost", "127.0.0.1"),
+        ("Hello.LOCALHOST", "127.0.0.1"),
+    ] {
+        let found = resolver.lookup(host).await.unwrap();
+        assert_eq!(
+            (found.addresses, found.ttl),
+            (ips(&[address]), None),
+            "{host}"
+        );
+        assert_eq!(dns.asked(host), 0);
+    }
+}
+
+#[tokio::test]
+async fn the_hosts_file_wins_for_both_families() {
+    let dns = TestDns::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let hosts = folder.path().join("hosts");
+    std::fs::write(&hosts, "10.9.9.9 db.test db\n10.9.9.8 db.test\n").unwrap();
+    let options = DnsOptions {
+        lookup_family: LookupFamily::All,
+        ..dns.options()
+    };
+    let resolver = Resolver::with_files(options, "/nowhere".into(), hosts).unwrap();
+    dns.set("db.test", Answer::Silence);
+    let found = resolver.lookup("db.test").await.unwrap();
+    assert_eq!(found.addresses, ips(&["10.9.9.9", "10.9.9.8"]));
+    assert_eq!(found.ttl, Some(NOT_FROM_DNS));
+    assert_eq!(dns.asked("db.test"), 0);
+}
+
+#[test]
+fn resolv_conf_is_followed_and_may_be_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("resolv.conf");
+    std::fs::write(
+        &path,
+        "nameserver 192.0.2.53\nsearch corp.test\noptions ndots:5\n",
+    )
+    .unwrap();
+    let (config, options) = system(&path).unwrap();
+    assert_eq!(config.name_servers()[0].ip, ips(&["192.0.2.53"])[0]);
+    assert_eq!((config.search().len(), options.ndots), (1, 5));
+    let tcp = over_tcp(config);
+    assert_eq!(tcp.name_servers()[0].connections.len(), 1);
+    assert_eq!(tcp.search().len(), 1);
+    let (none, _) = system(Path::new("/nowhere")).unwrap();
+    assert_eq!(none.name_servers()[0].ip, ips(&["127.0.0.1"])[0]);
+}
