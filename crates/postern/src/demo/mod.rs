@@ -121,7 +121,10 @@ pub async fn run(args: DemoArgs) -> Result<(), DemoError> {
     let provider = listen(places.ports.address(Ports::PROVIDER)).await?;
     let application = listen(places.ports.address(Ports::SAMPLE)).await?;
     let keys = sample::PublishedKeys::new(&places).map_err(DemoError::Client)?;
-    let provider = axum::serve(provider, idp::router(idp::demo(&places)));
+    let provider = axum::serve(provider, idp::router(idp::DemoIdp::for_postern_at(
+            &places.provider,
+            &places.authenticate,
+        )));
     let application = axum::serve(application, sample::router(Arc::new(keys)));
 
     let mut processes = Processes::start(args.services, &config, &directory, &places)?;
