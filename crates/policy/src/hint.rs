@@ -16,6 +16,7 @@ pub(crate) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) 
     let limit = (word.len() / 3).clamp(1, 3);
     known
         .into_iter()
+        .filter(|name| name.chars().count().abs_diff(word.len()) <= limit)
         .map(|name| (distance(&word, name), name))
         .filter(|(distance, _)| *distance <= limit)
         .min()

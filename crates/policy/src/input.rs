@@ -155,7 +155,7 @@ impl Records for BTreeMap<String, Value> {
     }
 }
 
-impl Records for HashMap<String, Value> {
+impl<S: std::hash::BuildHasher> Records for HashMap<String, Value, S> {
     fn record(&self, record_type: &str) -> Option<&Value> {
         self.get(record_type)
     }

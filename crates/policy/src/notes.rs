@@ -38,9 +38,13 @@ pub(crate) fn on_rule(rule: &Rule, place: &Place, report: &mut Report) {
 /// Remarks on a policy as a whole.
 pub(crate) fn on_rules(rules: &[(Rule, Place)], report: &mut Report) {
     let public = rules.iter().any(|(rule, _)| {
+        let accepts = |criterion: &Criterion| *criterion == Criterion::Accept;
         rule.action == Action::Allow
-            && rule.operator == Operator::Or
-            && rule.criteria.contains(&Criterion::Accept)
+            && match rule.operator {
+                Operator::Or => rule.criteria.iter().any(accepts),
+                Operator::And => rule.criteria.iter().all(accepts),
+                Operator::Not | Operator::Nor => false,
+            }
     });
     if !public {
         return;

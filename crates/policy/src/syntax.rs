@@ -172,12 +172,11 @@ impl Report {
         known: impl IntoIterator<Item = &'k str> + Clone,
     ) {
         let message = format!("unknown {what} `{word}`");
-        let hint = match nearest(word, known.clone()) {
-            Some(name) => format!("did you mean `{name}`?"),
-            None => {
-                let known: Vec<&str> = known.into_iter().collect();
-                format!("known: {}", known.join(", "))
-            }
+        let hint = if let Some(name) = nearest(word, known.clone()) {
+            format!("did you mean `{name}`?")
+        } else {
+            let known: Vec<&str> = known.into_iter().collect();
+            format!("known: {}", known.join(", "))
         };
         self.error_with_hint(place, message, hint);
     }

@@ -108,6 +108,18 @@ pub(crate) fn quote(text: &str) -> String {
     }
 }
 
+/// With commas; of a long list the beginning.
+pub(crate) fn some_of(items: impl ExactSizeIterator<Item = String>) -> String {
+    const SHOWN: usize = 20;
+    let more = items.len().saturating_sub(SHOWN);
+    let shown: Vec<String> = items.take(SHOWN).collect();
+    if more == 0 {
+        shown.join(", ")
+    } else {
+        format!("{} and {more} more", shown.join(", "))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -144,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_double_that_may_stand_for_a_neighbour_equals_nothing() {
-        let stored = json!(9_007_199_254_740_993_u64 as f64);
+        let stored = json!(FIRST_INEXACT);
         assert_eq!(claim_text(&stored).as_deref(), Some("9007199254740992"));
         assert!(!equals(&stored, "9007199254740992"));
         assert!(equals(

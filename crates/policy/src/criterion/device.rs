@@ -109,7 +109,7 @@ impl DeviceCriterion {
         Arc::clone(&self.device_type)
     }
 
-    pub(crate) fn met(&self, input: &Input<'_>) -> String {
+    pub(crate) fn met(input: &Input<'_>) -> String {
         let Some(session) = &input.session else {
             return NOBODY.to_owned();
         };

@@ -8,15 +8,14 @@ pub(crate) fn domain(address: &str) -> Option<&str> {
     if address.chars().any(char::is_control) {
         return None;
     }
-    let domain = match address.strip_prefix('"') {
-        Some(rest) => after_quoted_local_part(rest)?,
-        None => {
-            let (local, domain) = address.split_once('@')?;
-            if local.is_empty() || local.contains('"') {
-                return None;
-            }
-            domain
+    let domain = if let Some(rest) = address.strip_prefix('"') {
+        after_quoted_local_part(rest)?
+    } else {
+        let (local, domain) = address.split_once('@')?;
+        if local.is_empty() || local.contains('"') {
+            return None;
         }
+        domain
     };
     (!domain.is_empty() && !domain.contains(['@', '"'])).then_some(domain)
 }

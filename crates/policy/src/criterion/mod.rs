@@ -202,7 +202,7 @@ impl Criterion {
             Self::HttpPath(_) | Self::PomeriumRoutes => crate::text::quote(input.http.path),
             Self::CorsPreflight => http::met_preflight(input),
             Self::ClientCertificate(_) | Self::InvalidClientCertificate => certificate::met(input),
-            Self::Device(device) => device.met(input),
+            Self::Device(_) => DeviceCriterion::met(input),
             Self::Date(_) => input.now.to_string(),
             Self::DayOfWeek(days) => days.met(input),
             Self::TimeOfDay(time) => time.met(input),

@@ -106,7 +106,7 @@ impl RecordCriterion {
             let place = place.key(name);
             match (name.as_str(), data) {
                 ("type", Value::String(text)) if !text.is_empty() => {
-                    record_type = Some(text.as_str())
+                    record_type = Some(text.as_str());
                 }
                 ("field", Value::String(text)) if !text.is_empty() => field = Some(text.as_str()),
                 ("exists", Value::Bool(wanted)) => exists = Some(*wanted),

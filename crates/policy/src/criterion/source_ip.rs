@@ -11,6 +11,7 @@ use crate::input::Input;
 use crate::matcher::operand;
 use crate::reason::Reason;
 use crate::syntax::kind;
+use crate::text::some_of;
 use crate::truth::Finding;
 
 /// Networks as sorted ranges that do not touch, so that a long list costs no more than a short one.
@@ -102,7 +103,7 @@ fn merge<A: Ord + Copy>(mut ranges: Vec<(A, A)>) -> Box<[(A, A)]> {
     merged.into()
 }
 
-fn contains<A: Ord>(ranges: &[(A, A)], address: A) -> bool {
+fn contains<A: Ord + Copy>(ranges: &[(A, A)], address: A) -> bool {
     let after = ranges.partition_point(|(start, _)| *start <= address);
     after
         .checked_sub(1)
@@ -118,16 +119,11 @@ impl fmt::Display for SourceIpCriterion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.written {
             [] => f.write_str("client address in an empty list"),
-            networks => {
-                f.write_str("client address in ")?;
-                for (index, network) in networks.iter().enumerate() {
-                    if index > 0 {
-                        f.write_str(", ")?;
-                    }
-                    write!(f, "{network}")?;
-                }
-                Ok(())
-            }
+            networks => write!(
+                f,
+                "client address in {}",
+                some_of(networks.iter().map(ToString::to_string))
+            ),
         }
     }
 }

@@ -57,9 +57,13 @@ impl Zone {
         let today = self.local(now).date();
         let days = std::iter::successors(Some(today), |day| day.tomorrow().ok()).take(3);
         let shown = days.flat_map(|day| times.iter().map(move |time| day.to_datetime(*time)));
+        // Where daylight saving repeats an hour, a time is shown twice; where it skips one, never.
         let instants = shown.flat_map(|local| {
             let ambiguous = self.0.to_ambiguous_timestamp(local);
-            [ambiguous.clone().earlier().ok(), ambiguous.later().ok()]
+            [ambiguous.earlier().ok(), ambiguous.later().ok()]
+                .into_iter()
+                .flatten()
+                .filter(move |instant| self.local(*instant) == local)
         });
         let changed = self
             .0
@@ -67,7 +71,6 @@ impl Zone {
             .next()
             .map(|change| change.timestamp());
         instants
-            .flatten()
             .chain(changed)
             .filter(|instant| *instant > now)
             .min()

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::error::{Place, Report};
 use crate::matcher::operand;
-use crate::text::quote;
+use crate::text::{quote, some_of};
 use crate::truth::Truth;
 
 /// Whether `Corp.Test` equals `corp.test`. Only ASCII letters have two cases here: beyond them,
@@ -280,13 +280,7 @@ impl fmt::Display for TextSet {
         if self.0.is_empty() {
             return f.write_str("an empty list");
         }
-        for (index, text) in self.0.iter().enumerate() {
-            if index > 0 {
-                f.write_str(", ")?;
-            }
-            f.write_str(&quote(text))?;
-        }
-        Ok(())
+        f.write_str(&some_of(self.0.iter().map(|text| quote(text))))
     }
 }
 
