@@ -1,0 +1,64 @@
+//! The usual surroundings: a cluster, the demo's provider with its three people, the sample
+//! application, and routes to it.
+
+use crate::cluster::{Cluster, Layout, Plan};
+use crate::form::Form;
+use crate::person::{Answer, Person};
+use crate::site::Server;
+
+/// `app`: everybody who is signed in. `eng`: the group eng. `open`: everybody.
+const ROUTES: &str = "
+pass_identity_headers: true
+jwt_claims_headers: [email, groups]
+routes:
+- {from: 'https://app.corp.test:{PORT}', to: '{APP}', allow_any_authenticated_user: true, allow_websockets: true}
+- {from: 'https://eng.corp.test:{PORT}', to: '{APP}', policy: [{allow: {and: [{claim/groups: eng}]}}]}
+- {from: 'https://open.corp.test:{PORT}', to: '{APP}', allow_public_unauthenticated_access: true}
+";
+
+pub struct World {
+    pub cluster: Cluster,
+    pub provider: Server,
+    pub application: Server,
+}
+
+/// What the sample application says that it saw under a header's name.
+pub fn header_seen(seen: &serde_json::Value, name: &str) -> Option<String> {
+    seen["headers"]
+        .as_array()
+        .expect("the sample application lists headers")
+        .iter()
+        .find(|pair| pair[0] == name)
+        .and_then(|pair| pair[1].as_str())
+        .map(str::to_owned)
+}
+
+impl World {
+    /// `config`: YAML beside the routes.
+    pub async fn start(layout: Layout, config: &str) -> Self {
+        todo_world(layout, config).await
+    }
+
+    /// Opens `url`, picks `name` at the provider and follows the way back.
+    pub async fn sign_in(&self, person: &Person, url: &str, name: &str) -> Answer {
+        let page = person.follow(url).await.pop().expect("an answer");
+        if !page.url.as_str().starts_with(&self.provider_origin()) {
+            return page;
+        }
+        let chosen = Form::of(&page).send(person, &[("person", name)]).await;
+        let next = chosen
+            .location()
+            .unwrap_or_else(|| panic!("the provider sends {name} back: {}", chosen.text()));
+        person.follow(next.as_str()).await.pop().expect("an answer")
+    }
+
+    /// Presses the button on the user's own page and follows to the end.
+    pub async fn sign_out(&self, person: &Person) -> Answer {
+        let page = person.get(&self.cluster.url("app", "/.pomerium/")).await;
+        let answer = Form::of(&page).send(person, &[]).await;
+        match answer.location() {
+            Some(next) => person.follow(next.as_str()).await.pop().expect("an answer"),
+            None => answer,
+        }
+    }
+}
