@@ -275,3 +275,5 @@ pub(crate) fn glob(pattern: &str, text: &str) -> bool {
     }
     true
 }
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,62 @@
+//! The reference documentation, made from the tables.
+
+use std::fmt::Write as _;
+
+use super::{GLOBAL, Key, Kind, ROUTE, State};
+
+/// A Markdown page with every key.
+pub fn markdown() -> String {
+    let mut page = String::from(
+        "# Keys of the configuration\n\nMade from `crates/common/src/config/keys`; do not edit.\n",
+    );
+    table(&mut page, "Global", GLOBAL);
+    table(&mut page, "Routes", ROUTE);
+    for key in GLOBAL.iter().chain(ROUTE) {
+        if let Kind::Object(keys) | Kind::Objects(keys) = key.kind {
+            let title = format!("`{}`", key.name);
+            if !page.contains(&format!("## {title}\n")) {
+                table(&mut page, &title, keys);
+            }
+        }
+    }
+    page
+}
+
+fn table(page: &mut String, title: &str, keys: &[Key]) {
+    let _ = write!(
+        page,
+        "\n## {title}\n\n| key | value | default | meaning |\n|---|---|---|---|\n"
+    );
+    for key in keys {
+        let state = match key.state {
+            State::Works => String::new(),
+            State::NotYet => " **Not supported yet.**".to_owned(),
+            State::Refused(why) => format!(" **Not supported yet** and refused: {why}."),
+            State::Ignored(why) => format!(" **Accepted and ignored**: {why}."),
+            State::Removed(instead) => format!(" **Removed**: {instead}."),
+        };
+        let _ = writeln!(
+            page,
+            "| `{}` | {} | {} | {}.{state} |",
+            key.name,
+            key.kind.words(),
+            key.default,
+            key.meaning
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_key_is_on_the_page() {
+        let page = super::markdown();
+        for key in super::GLOBAL.iter().chain(super::ROUTE) {
+            assert!(
+                page.contains(&format!("| `{}` |", key.name)),
+                "{}",
+                key.name
+            );
+        }
+    }
+}

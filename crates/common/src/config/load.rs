@@ -1,0 +1,269 @@
+//! From what was written to a [`Config`], with everything there is to say about it.
+//!
+//! Loading never stops at the first mistake. What can fail because of configuration fails here:
+//! certificates are parsed, expressions and policies compiled, URLs split, secrets measured.
+
+mod certificates;
+mod checksum;
+mod dns;
+mod http;
+mod mask;
+mod mtls;
+mod observe;
+mod reader;
+mod relations;
+mod route;
+mod scalars;
+mod secrets;
+mod services;
+mod sign_in;
+mod storage;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use scalars::{DurationError, parse_bool, parse_duration};
+pub use secrets::ProcessSecrets;
+
+use self::reader::{Load, Section, check_keys, read_bounded, remedy, unreadable};
+use super::diagnostic::{Diagnostic, Diagnostics, code};
+use super::keys::{GLOBAL, ROUTE};
+use super::options::{BearerTokenFormat, Config, IssuerFormat, Service};
+use super::place::{Place, SourceText};
+use super::source::{self, Environment, Map};
+
+/// Where a configuration comes from.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    /// `None`: the environment only.
+    pub file: Option<PathBuf>,
+    pub environment: Environment,
+    /// The one service that this program has; `None` for all-in-one.
+    pub only: Option<Service>,
+}
+
+/// Where the configuration of a container is mounted.
+pub const DEFAULT_FILE: &str = "/pomerium/config.yaml";
+
+impl Origin {
+    /// The file that was named on the command line, else [`DEFAULT_FILE`] if there is one; over it
+    /// the environment of this process.
+    pub fn of_process(named: Option<PathBuf>, only: Option<Service>) -> Self {
+        let default = || Some(PathBuf::from(DEFAULT_FILE)).filter(|file| file.exists());
+        Self {
+            file: named.or_else(default),
+            environment: Environment::of_process(),
+            only,
+        }
+    }
+}
+
+/// What loading gave.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// `None` if there is any error among the diagnostics.
+    pub config: Option<Arc<Config>>,
+    pub diagnostics: Diagnostics,
+    /// The configuration and every file that it names, to be watched.
+    pub files: Vec<PathBuf>,
+}
+
+/// Loads a configuration. Reads files, opens nothing else.
+pub fn load(origin: &Origin, process: &ProcessSecrets) -> Loaded {
+    let mut diagnostics = Diagnostics::default();
+    let mut files = Vec::new();
+    let map = match &origin.file {
+        None => Some(Map::default()),
+        Some(path) => {
+            files.push(path.clone());
+            read_file(path, &mut diagnostics)
+                .and_then(|source| source::parse(path, &source, &mut diagnostics))
+        }
+    };
+    finish(map, diagnostics, files, origin, process)
+}
+
+/// Loads a text as if it were the file of this name.
+pub fn load_text(
+    name: &Path,
+    text: &str,
+    environment: &Environment,
+    process: &ProcessSecrets,
+) -> Loaded {
+    let mut diagnostics = Diagnostics::default();
+    let source = SourceText::new(name.display().to_string(), text);
+    let map = source::parse(name, &source, &mut diagnostics);
+    let origin = Origin {
+        environment: environment.clone(),
+        ..Origin::default()
+    };
+    finish(map, diagnostics, Vec::new(), &origin, process)
+}
+
+fn read_file(path: &Path, diagnostics: &mut Diagnostics) -> Option<Arc<SourceText>> {
+    let shown = path.display().to_string();
+    match read_bounded(path) {
+        Ok(bytes) => match String::from_utf8(bytes) {
+            Ok(text) => Some(SourceText::new(shown, text)),
+            Err(_) => {
+                diagnostics.push(Diagnostic::error(
+                    code::FILE,
+                    format!("{shown} is not text in UTF-8"),
+                ));
+                None
+            }
+        },
+        Err(error) => {
+            let mut diagnostic = Diagnostic::error(code::FILE, unreadable(path, &error));
+            if let Some(help) = remedy(path, &error) {
+                diagnostic = diagnostic.help(help);
+            }
+            diagnostics.push(diagnostic);
+            None
+        }
+    }
+}
+
+fn finish(
+    map: Option<Map>,
+    diagnostics: Diagnostics,
+    files: Vec<PathBuf>,
+    origin: &Origin,
+    process: &ProcessSecrets,
+) -> Loaded {
+    let mut load = Load {
+        diagnostics,
+        files,
+        digests: BTreeMap::new(),
+        process,
+        environment: &origin.environment,
+    };
+    let config = map.and_then(|mut map| {
+        mask::secrets(&map);
+        source::overlay(&mut map, &origin.environment, &mut load.diagnostics);
+        config(&mut load, &map, origin)
+    });
+    let Load {
+        mut diagnostics,
+        files,
+        ..
+    } = load;
+    diagnostics.sort();
+    let config = config.filter(|_| !diagnostics.has_errors()).map(Arc::new);
+    Loaded {
+        config,
+        diagnostics,
+        files,
+    }
+}
+
+fn config(load: &mut Load<'_>, map: &Map, origin: &Origin) -> Option<Config> {
+    let whole = origin.file.as_deref().map(Place::file);
+    let root = Section {
+        map,
+        keys: GLOBAL,
+        prefix: "",
+        place: whole.as_ref(),
+    };
+    check_keys(load, root, ROUTE, "in an entry of `routes`");
+    let services = services::services(load, root, origin.only)?;
+    let server_tls = certificates::server_tls(load, root, &services);
+    // Where TLS failed the rest is still read, as if it had not.
+    let tls = server_tls.clone().unwrap_or(super::options::ServerTls::Off);
+    let listen = services::listen(load, root, &services, &tls);
+    let certificate_authorities = certificates::authorities(load, root);
+    let urls = services::urls(load, root, &services);
+    let grpc = services::grpc(load, root, &services);
+    let secrets = secrets::secrets(load, root, &services);
+    let signing_keys = secrets
+        .as_ref()
+        .and_then(|secrets| secrets::signing_keys(load, root, secrets));
+    let provider = sign_in::provider(load, root, &services);
+    let jwt_verifiers = sign_in::verifiers(load, root);
+    let cookie = sign_in::cookie(load, root);
+    let programs = sign_in::programs(load, root);
+    let storage = storage::storage(load, root, &services);
+    let http = http::http(load, root, &tls);
+    let identity = http::identity(load, root);
+    let dns = dns::dns(load, root);
+    let downstream_mtls = mtls::downstream_mtls(load, root);
+    let log = observe::log(load, root);
+    let metrics = observe::metrics(load, root);
+    let branding = observe::branding(load, root);
+    let flags = observe::flags(load, root);
+    let signout_redirect_url = root.url(load, "signout_redirect_url").map(|url| url.value);
+
+    let written = |load: &mut Load<'_>, name: &str| {
+        root.text(load, name)
+            .map(|text| text.value)
+            .unwrap_or_default()
+    };
+    let provider_name = written(load, "idp_provider").to_ascii_lowercase();
+    let provider_name = if provider_name == "keycloak" {
+        "oidc".to_owned()
+    } else {
+        provider_name
+    };
+    let authenticate_url = written(load, "authenticate_service_url");
+    let upgrades = root.list(load, "allow_upgrades").unwrap_or_default();
+    let defaults = route::Defaults {
+        path: http.path,
+        upstream_timeout: http.default_upstream_timeout,
+        response_headers: &http.set_response_headers,
+        upgrades: upgrades
+            .into_iter()
+            .map(|token| token.value.to_ascii_lowercase())
+            .collect(),
+        pass_identity: root.flag(load, "pass_identity_headers").unwrap_or(false),
+        issuer: http::issuer_format(load, root).unwrap_or(IssuerFormat::HostOnly),
+        bearer: sign_in::bearer_format(load, root).unwrap_or(BearerTokenFormat::Default),
+        verifiers: &jwt_verifiers,
+        provider: provider.as_ref(),
+        provider_name: provider_name.clone(),
+        authenticate_url: authenticate_url.clone(),
+        mtls: downstream_mtls.as_ref().map(|mtls| mtls.enforcement),
+    };
+    let routes = route::routes(load, root, &defaults);
+    let provider_id = provider.as_ref().map(|provider| {
+        sign_in::id_of(
+            provider,
+            &provider.client,
+            &provider_name,
+            &authenticate_url,
+        )
+    });
+    if let Some(urls) = &urls {
+        relations::check(load, &routes, urls, &services);
+    }
+    Some(Config {
+        services,
+        listen: listen?,
+        server_tls: server_tls?,
+        certificate_authorities,
+        urls: urls?,
+        grpc,
+        secrets: secrets?,
+        signing_keys: signing_keys?,
+        provider,
+        provider_id,
+        jwt_verifiers,
+        cookie,
+        storage: storage?,
+        identity,
+        programs,
+        http,
+        dns,
+        downstream_mtls,
+        log,
+        metrics,
+        branding,
+        flags,
+        signout_redirect_url,
+        routes: routes.into_iter().map(|placed| placed.route).collect(),
+        checksum: checksum::config_checksum(map, &load.digests),
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

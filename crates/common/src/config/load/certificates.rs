@@ -1,0 +1,326 @@
+//! Certificates and private keys: parsed, matched, named.
+
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::CertifiedKey;
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+
+use super::super::diagnostic::{Diagnostic, code};
+use super::super::options::{ServerCertificate, ServerTls, Service, Services};
+use super::super::place::{At, Place};
+use super::super::source::Value;
+use super::reader::{Load, Pem, Section, decode_pem};
+
+/// The certificates of the listeners. Whoever needs one and has none gets a self-signed one.
+pub fn server_tls(
+    load: &mut Load<'_>,
+    root: Section<'_>,
+    services: &Services,
+) -> Option<ServerTls> {
+    let insecure = root.flag(load, "insecure_server").unwrap_or(false);
+    let mut certificates = Vec::new();
+    let errors = load
+        .diagnostics
+        .count(super::super::diagnostic::Severity::Error);
+    for (cert, key) in pairs(load, root) {
+        certificates.extend(server_certificate(load, &cert, &key));
+    }
+    if load
+        .diagnostics
+        .count(super::super::diagnostic::Severity::Error)
+        > errors
+    {
+        return None;
+    }
+    if insecure {
+        return Some(ServerTls::Off);
+    }
+    if certificates.is_empty() {
+        let serves = services.contains(Service::Proxy) || services.contains(Service::Authenticate);
+        if serves {
+            load.say(
+                Diagnostic::warning(
+                    code::SELF_SIGNED,
+                    "no certificate is configured: browsers will warn of the self-signed one that is used instead",
+                )
+                .help("set `certificate_file` and `certificate_key_file`, or `insecure_server: true` behind something that does TLS"),
+            );
+        }
+        certificates.push(load.process.self_signed()?);
+    }
+    Some(ServerTls::Certificates(certificates))
+}
+
+/// Every configured pair, files first named first chosen.
+fn pairs(load: &mut Load<'_>, root: Section<'_>) -> Vec<(Pem, Pem)> {
+    let mut pairs = Vec::new();
+    for (cert, key, file) in [
+        ("certificate", "certificate_key", false),
+        ("certificate_file", "certificate_key_file", true),
+    ] {
+        match (root.text(load, cert), root.text(load, key)) {
+            (Some(cert), Some(key)) => {
+                let cert = if file {
+                    from_file(load, cert)
+                } else {
+                    inline(load, "certificate", cert)
+                };
+                let key = if file {
+                    from_file(load, key)
+                } else {
+                    inline(load, "certificate_key", key)
+                };
+                pairs.extend(cert.zip(key));
+            }
+            (None, None) => {}
+            (Some(one), None) => load.say(incomplete(cert, key, &one.place)),
+            (None, Some(one)) => load.say(incomplete(key, cert, &one.place)),
+        }
+    }
+    let Some(node) = root.node("certificates") else {
+        return pairs;
+    };
+    let Value::List(items) = &node.value else {
+        root.wrong::<()>(load, "certificates", node);
+        return pairs;
+    };
+    for item in items {
+        let Value::Map(map) = &item.value else {
+            root.wrong::<()>(load, "certificates", item);
+            continue;
+        };
+        let section = Section {
+            map,
+            keys: super::super::keys::CERTIFICATE,
+            prefix: "certificates.",
+            place: Some(&item.place),
+        };
+        match (section.text(load, "cert"), section.text(load, "key")) {
+            (Some(cert), Some(key)) => {
+                let cert = path_or_inline(load, cert);
+                let key = path_or_inline(load, key);
+                pairs.extend(cert.zip(key));
+            }
+            _ => load.say(
+                Diagnostic::error(
+                    code::MISSING_KEY,
+                    "an entry of `certificates` needs `cert` and `key`",
+                )
+                .at(&item.place),
+            ),
+        }
+    }
+    pairs
+}
+
+fn incomplete(have: &str, lack: &str, place: &Place) -> Diagnostic {
+    Diagnostic::error(
+        code::MISSING_KEY,
+        format!("`{have}` is set, but `{lack}` is not"),
+    )
+    .at(place)
+}
+
+fn from_file(load: &mut Load<'_>, path: At<String>) -> Option<Pem> {
+    let bytes = load.read(&path)?;
+    Some(Pem {
+        bytes,
+        origin: path.value,
+        place: path.place,
+    })
+}
+
+fn inline(load: &mut Load<'_>, name: &str, text: At<String>) -> Option<Pem> {
+    let Some(bytes) = decode_pem(&text.value) else {
+        load.say(
+            Diagnostic::error(
+                code::CERTIFICATE,
+                format!("`{name}` is neither PEM nor base64 of PEM"),
+            )
+            .at(&text.place)
+            .help(
+                "set it to the output of `base64 -w0 FILE`, or name the file under the `_file` key",
+            ),
+        );
+        return None;
+    };
+    Some(Pem {
+        bytes,
+        origin: format!("`{name}`"),
+        place: text.place,
+    })
+}
+
+fn path_or_inline(load: &mut Load<'_>, text: At<String>) -> Option<Pem> {
+    match decode_pem(&text.value) {
+        Some(bytes) => Some(Pem {
+            bytes,
+            origin: "`certificates`".to_owned(),
+            place: text.place,
+        }),
+        None => from_file(load, text),
+    }
+}
+
+fn server_certificate(
+    load: &mut Load<'_>,
+    cert: &Pem,
+    key: &Pem,
+) -> Option<Arc<ServerCertificate>> {
+    let chain = certificate_list(load, cert)?;
+    let private = private_key(load, key)?;
+    let Ok(signer) = any_supported_type(&private) else {
+        load.say(
+            Diagnostic::error(
+                code::CERTIFICATE,
+                format!("{}: this kind of private key is not supported", key.origin),
+            )
+            .at(&key.place),
+        );
+        return None;
+    };
+    let certified = CertifiedKey::new(chain, signer);
+    if let Err(error) = certified.keys_match() {
+        if !matches!(
+            error,
+            rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)
+        ) {
+            load.say(
+                Diagnostic::error(
+                    code::CERTIFICATE,
+                    format!(
+                        "the key in {} does not belong to the certificate in {}",
+                        key.origin, cert.origin
+                    ),
+                )
+                .at(&key.place)
+                .help("give the key that the certificate was made for"),
+            );
+            return None;
+        }
+    }
+    match named(certified, cert.origin.clone(), false) {
+        Some(certificate) => Some(Arc::new(certificate)),
+        None => {
+            load.say(damaged(cert));
+            None
+        }
+    }
+}
+
+fn named(key: CertifiedKey, origin: String, self_signed: bool) -> Option<ServerCertificate> {
+    let (names, not_after) = {
+        let (_, leaf) = X509Certificate::from_der(key.cert.first()?).ok()?;
+        (dns_names(&leaf), leaf.validity().not_after.timestamp())
+    };
+    Some(ServerCertificate {
+        key: Arc::new(key),
+        names,
+        self_signed,
+        not_after,
+        origin,
+    })
+}
+
+/// Names and addresses of the certificate; its common name only when it has no others.
+fn dns_names(leaf: &X509Certificate<'_>) -> Vec<String> {
+    let alternatives = leaf.subject_alternative_name().ok().flatten();
+    let mut names: Vec<String> = alternatives
+        .iter()
+        .flat_map(|extension| &extension.value.general_names)
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+            GeneralName::IPAddress(bytes) => match bytes.len() {
+                4 => <[u8; 4]>::try_from(*bytes)
+                    .ok()
+                    .map(|b| std::net::Ipv4Addr::from(b).to_string()),
+                _ => <[u8; 16]>::try_from(*bytes)
+                    .ok()
+                    .map(|b| std::net::Ipv6Addr::from(b).to_string()),
+            },
+            _ => None,
+        })
+        .collect();
+    if names.is_empty() {
+        let common = leaf.subject().iter_common_name().next();
+        names.extend(
+            common
+                .and_then(|name| name.as_str().ok())
+                .map(str::to_ascii_lowercase),
+        );
+    }
+    names
+}
+
+/// Every certificate of a PEM text; at least one.
+pub fn certificate_list(load: &mut Load<'_>, pem: &Pem) -> Option<Vec<CertificateDer<'static>>> {
+    let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem.bytes).collect();
+    let sound = |der: &CertificateDer<'_>| X509Certificate::from_der(der).is_ok();
+    match parsed {
+        Ok(list) if !list.is_empty() && list.iter().all(sound) => Some(list),
+        Ok(list) if list.is_empty() => {
+            load.say(
+                Diagnostic::error(
+                    code::CERTIFICATE,
+                    format!("there is no certificate in {}", pem.origin),
+                )
+                .at(&pem.place),
+            );
+            None
+        }
+        _ => {
+            load.say(damaged(pem));
+            None
+        }
+    }
+}
+
+fn damaged(pem: &Pem) -> Diagnostic {
+    Diagnostic::error(
+        code::CERTIFICATE,
+        format!("a certificate in {} is damaged", pem.origin),
+    )
+    .at(&pem.place)
+}
+
+/// The first private key of a PEM text.
+pub fn private_key(load: &mut Load<'_>, pem: &Pem) -> Option<PrivateKeyDer<'static>> {
+    match PrivateKeyDer::from_pem_slice(&pem.bytes) {
+        Ok(key) => Some(key),
+        Err(_) => {
+            load.say(
+                Diagnostic::error(
+                    code::CERTIFICATE,
+                    format!(
+                        "there is no private key in {}, or it is damaged or encrypted",
+                        pem.origin
+                    ),
+                )
+                .at(&pem.place),
+            );
+            None
+        }
+    }
+}
+
+/// Trust of our own beside the system's: `certificate_authority` and `…_file`.
+pub fn authorities(load: &mut Load<'_>, root: Section<'_>) -> Vec<CertificateDer<'static>> {
+    let pems = root.pem(load, "certificate_authority", "certificate_authority_file");
+    pems.iter()
+        .filter_map(|pem| certificate_list(load, pem))
+        .flatten()
+        .collect()
+}
+
+/// A certificate for every name and no trust, so that TLS comes up at all.
+pub(super) fn self_signed() -> Option<Arc<ServerCertificate>> {
+    let names = vec!["postern.invalid".to_owned(), "localhost".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).ok()?;
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    let signer = any_supported_type(&key).ok()?;
+    let key = CertifiedKey::new(vec![made.cert.der().clone()], signer);
+    named(key, "self-signed".to_owned(), true).map(Arc::new)
+}

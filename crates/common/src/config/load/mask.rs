@@ -1,0 +1,108 @@
+//! Which parts of a text are secrets, so that no excerpt shows them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::super::keys::{self, GLOBAL, Key, Kind, ROUTE};
+use super::super::place::{Place, SourceText};
+use super::super::source::{Map, Node, Value};
+
+/// Marks values of secret keys, of unknown ones (they may be misspelt secrets), and whatever looks
+/// like a credential.
+pub fn secrets(root: &Map) {
+    let mut found = Found {
+        ranges: Vec::new(),
+        source: None,
+    };
+    map(&mut found, root, GLOBAL);
+    if let Some(source) = found.source {
+        source.mask(found.ranges);
+    }
+}
+
+struct Found {
+    ranges: Vec<Range<usize>>,
+    source: Option<Arc<SourceText>>,
+}
+
+fn map(found: &mut Found, map: &Map, table: &[Key]) {
+    for (name, node) in &map.entries {
+        if let Place::Text { source, .. } = &name.place {
+            found.source.get_or_insert_with(|| Arc::clone(source));
+        }
+        match keys::find(table, &name.value).map(|key| key.kind) {
+            None => hide(found, node),
+            Some(kind) if kind.is_secret() => hide(found, node),
+            Some(Kind::Routes) => each(found, node, ROUTE),
+            Some(Kind::Object(inner) | Kind::Objects(inner)) => each(found, node, inner),
+            Some(Kind::Any | Kind::Map) => suspicious(found, node),
+            Some(_) => credentials(found, node),
+        }
+    }
+}
+
+fn each(found: &mut Found, node: &Node, table: &[Key]) {
+    match &node.value {
+        Value::Map(inner) => map(found, inner, table),
+        Value::List(items) => items.iter().for_each(|item| each(found, item, table)),
+        Value::Null | Value::Scalar(_) => {}
+    }
+}
+
+fn hide(found: &mut Found, node: &Node) {
+    match &node.value {
+        Value::Null => {}
+        Value::Scalar(_) => {
+            if let Place::Text { span, .. } = &node.place {
+                found.ranges.push(span.clone());
+            }
+        }
+        Value::List(items) => items.iter().for_each(|item| hide(found, item)),
+        Value::Map(map) => map.entries.iter().for_each(|(_, node)| hide(found, node)),
+    }
+}
+
+/// Free-form parts: names tell.
+fn suspicious(found: &mut Found, node: &Node) {
+    match &node.value {
+        Value::Map(map) => {
+            for (name, node) in &map.entries {
+                let name = name.value.to_ascii_lowercase();
+                let telling = [
+                    "secret",
+                    "token",
+                    "password",
+                    "authorization",
+                    "api_key",
+                    "apikey",
+                    "private",
+                ];
+                if telling.iter().any(|word| name.contains(word)) {
+                    hide(found, node);
+                } else {
+                    suspicious(found, node);
+                }
+            }
+        }
+        Value::List(items) => items.iter().for_each(|item| suspicious(found, item)),
+        Value::Scalar(_) => credentials(found, node),
+        Value::Null => {}
+    }
+}
+
+/// A URL with a password in it.
+fn credentials(found: &mut Found, node: &Node) {
+    match &node.value {
+        Value::Scalar(scalar) => {
+            let authority = scalar
+                .text
+                .split_once("://")
+                .map_or("", |(_, rest)| rest.split('/').next().unwrap_or(""));
+            if authority.contains('@') || scalar.text.contains("PRIVATE KEY") {
+                hide(found, node);
+            }
+        }
+        Value::List(items) => items.iter().for_each(|item| credentials(found, item)),
+        Value::Map(_) | Value::Null => {}
+    }
+}

@@ -1,0 +1,133 @@
+//! What only shows when routes are seen together: shadowed ones, and the host of authenticate.
+
+use super::super::diagnostic::{Diagnostic, code};
+use super::super::options::{Service, ServiceUrls, Services};
+use super::super::route::{FromScheme, PathMatcher, PathRewrite, RouteFrom, RouteTarget};
+use super::reader::Load;
+use super::route::{Placed, join_difference};
+
+pub fn check(load: &mut Load<'_>, routes: &[Placed], urls: &ServiceUrls, services: &Services) {
+    for (index, later) in routes.iter().enumerate() {
+        let mut before = routes.iter().take(index);
+        if let Some(earlier) = before.find(|earlier| shadows(earlier, later)) {
+            load.say(
+                Diagnostic::warning(
+                    code::SHADOWED,
+                    "this route is never reached: an earlier one takes all its requests",
+                )
+                .at(&later.place)
+                .help(format!(
+                    "the earlier one is at {}; put this one before it",
+                    earlier.place
+                )),
+            );
+        }
+    }
+    for placed in routes {
+        if let Some(path) = join_difference(&placed.route.target) {
+            if matches!(
+                placed.route.matcher,
+                PathMatcher::Any | PathMatcher::Prefix(_)
+            ) {
+                load.say(
+                    Diagnostic::note(
+                        code::DIFFERENCE,
+                        format!(
+                            "a request for `/x` goes to `{path}/x`; Pomerium would send `{path}x`"
+                        ),
+                    )
+                    .at(&placed.place)
+                    .help(format!("write `{path}/` in `to` to have the same in both")),
+                );
+            }
+        }
+    }
+    authenticate_host(load, routes, urls, services);
+}
+
+/// Whether every request for `later` finds `earlier` first.
+fn shadows(earlier: &Placed, later: &Placed) -> bool {
+    let (a, b) = (&earlier.route, &later.route);
+    same_hosts(&a.from, &b.from) && covers(&a.matcher, &b.matcher)
+}
+
+fn same_hosts(a: &RouteFrom, b: &RouteFrom) -> bool {
+    let hosts = |from: &RouteFrom| (from.host.clone(), from.port, from.also.clone());
+    match (&a.scheme, &b.scheme) {
+        (FromScheme::Tcp { authorities: a }, FromScheme::Tcp { authorities: b }) => {
+            b.iter().all(|b| a.contains(b))
+        }
+        (FromScheme::Tcp { .. }, _) | (_, FromScheme::Tcp { .. }) => false,
+        _ => hosts(a) == hosts(b),
+    }
+}
+
+fn covers(earlier: &PathMatcher, later: &PathMatcher) -> bool {
+    match (earlier, later) {
+        (PathMatcher::Any, _) => true,
+        (PathMatcher::Prefix(a), PathMatcher::Prefix(b) | PathMatcher::Exact(b)) => {
+            b.starts_with(a.as_str())
+        }
+        (PathMatcher::Exact(a), PathMatcher::Exact(b)) => a == b,
+        (PathMatcher::Regex(a), PathMatcher::Exact(b)) => a.is_match(b),
+        (PathMatcher::Regex(a), PathMatcher::Regex(b)) => a.as_str() == b.as_str(),
+        _ => false,
+    }
+}
+
+/// The paths that authenticate answers on its own host.
+const OWN_PATHS: &str = "`/.pomerium/…`, `/.well-known/pomerium/…`, `/oauth2/callback`, `/`, `/robots.txt`, `/ping` and `/healthz`";
+
+fn authenticate_host(
+    load: &mut Load<'_>,
+    routes: &[Placed],
+    urls: &ServiceUrls,
+    services: &Services,
+) {
+    let Some(host) = urls.authenticate.host_str() else {
+        return;
+    };
+    let port = urls.authenticate.port();
+    let same = |from: &RouteFrom| from.host == host && (from.port.is_none() || from.port == port);
+    let fronting: Vec<&Placed> = routes
+        .iter()
+        .filter(|placed| same(&placed.route.from))
+        .collect();
+    for placed in &fronting {
+        if services.contains(Service::Authenticate) {
+            load.say(
+                Diagnostic::note(
+                    code::CONFLICT,
+                    format!("this route shares the host of `authenticate_service_url`: {OWN_PATHS} go to authenticate, all else to the route"),
+                )
+                .at(&placed.place),
+            );
+        } else if leads_to_itself(placed, urls) {
+            load.say(
+                Diagnostic::error(
+                    code::CONFLICT,
+                    "this route forwards the sign-in host to itself",
+                )
+                .at(&placed.place)
+                .help("let `to` name authenticate's own address, or set `authenticate_internal_service_url` and remove the route"),
+            );
+        }
+    }
+}
+
+/// The same host and port as outside, while proxy answers there.
+fn leads_to_itself(placed: &Placed, urls: &ServiceUrls) -> bool {
+    let RouteTarget::Upstream(target) = &placed.route.target else {
+        return false;
+    };
+    let external = (
+        urls.authenticate.host_str(),
+        urls.authenticate.port_or_known_default(),
+    );
+    let direct = matches!(target.rewrite, PathRewrite::None);
+    direct
+        && target
+            .endpoints
+            .iter()
+            .any(|endpoint| (Some(endpoint.host.as_str()), Some(endpoint.port)) == external)
+}

@@ -1,0 +1,406 @@
+//! One route: read, checked, compiled.
+
+mod access;
+mod from;
+mod headers;
+mod matcher;
+mod target;
+mod tls;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use regex::Regex;
+
+use super::super::diagnostic::{Diagnostic, Severity, code};
+use super::super::keys::{GLOBAL, ROUTE};
+use super::super::options::{
+    BearerTokenFormat, IssuerFormat, JwtVerifier, MtlsEnforcement, PathNormalization,
+    ProviderOptions,
+};
+use super::super::place::At;
+use super::super::route::{
+    ErrorDetails, PassIdentity, ResponseHeaders, Route, RouteBearer, RouteId, RouteIdentity,
+    RouteTarget, Secret,
+};
+use super::super::source::{Node, Value};
+use super::reader::{Load, Section, check_keys};
+use super::{checksum, http, sign_in};
+
+/// What routes take over from the rest of the configuration.
+pub struct Defaults<'a> {
+    pub path: PathNormalization,
+    pub upstream_timeout: Duration,
+    pub response_headers: &'a [(::http::HeaderName, ::http::HeaderValue)],
+    pub upgrades: Vec<String>,
+    pub pass_identity: bool,
+    pub issuer: IssuerFormat,
+    pub bearer: BearerTokenFormat,
+    pub verifiers: &'a std::collections::BTreeMap<String, JwtVerifier>,
+    pub provider: Option<&'a ProviderOptions>,
+    /// `idp_provider` and `authenticate_service_url` as written: parts of a provider's id.
+    pub provider_name: String,
+    pub authenticate_url: String,
+    pub mtls: Option<MtlsEnforcement>,
+}
+
+/// A route and where it was written.
+pub struct Placed {
+    pub route: Arc<Route>,
+    pub place: super::super::place::Place,
+}
+
+/// Every route of both lists, `policy` first. Mistakes in one do not hide those in the next.
+pub fn routes(load: &mut Load<'_>, root: Section<'_>, defaults: &Defaults<'_>) -> Vec<Placed> {
+    let mut found = Vec::new();
+    for list in ["policy", "routes"] {
+        let Some(node) = root.node(list) else {
+            continue;
+        };
+        let Value::List(items) = &node.value else {
+            root.wrong::<()>(load, list, node);
+            continue;
+        };
+        for item in items {
+            let Value::Map(map) = &item.value else {
+                load.say(
+                    Diagnostic::error(
+                        code::WRONG_TYPE,
+                        format!(
+                            "a route is a map with `from` and `to`, but here is {}",
+                            item.kind()
+                        ),
+                    )
+                    .at(&item.place),
+                );
+                continue;
+            };
+            let place = map
+                .key("from")
+                .or_else(|| map.entries.first().map(|(key, _)| key))
+                .map_or(&item.place, |key| &key.place);
+            let section = Section {
+                map,
+                keys: ROUTE,
+                prefix: "",
+                place: Some(place),
+            };
+            check_keys(
+                load,
+                section,
+                GLOBAL,
+                "at the top of the file, not in a route",
+            );
+            if let Some(route) = route(load, section, item, defaults) {
+                found.push(Placed {
+                    route: Arc::new(route),
+                    place: place.clone(),
+                });
+            }
+        }
+    }
+    name_all(&mut found);
+    found
+}
+
+fn route(
+    load: &mut Load<'_>,
+    section: Section<'_>,
+    node: &Node,
+    defaults: &Defaults<'_>,
+) -> Option<Route> {
+    let errors = load.diagnostics.count(Severity::Error);
+    let from = from::from(load, section);
+    let matcher = matcher::matcher(load, section, from.as_ref(), defaults.path);
+    let kubernetes_token = kubernetes_token(load, section);
+    let special = kubernetes_token.is_some()
+        || from
+            .as_ref()
+            .is_some_and(|from| matches!(from.scheme, super::super::route::FromScheme::Tcp { .. }));
+    let target = target::target(load, section, defaults, special);
+    let policy = access::policy(load, section, node, defaults.mtls);
+    let request_headers = headers::request_headers(load, section);
+    let response_headers = ResponseHeaders {
+        set: headers::merged_response_headers(load, section, defaults.response_headers),
+        rewrite: headers::rewrites(load, section),
+    };
+    let pass = section
+        .flag(load, "pass_identity_headers")
+        .unwrap_or(defaults.pass_identity);
+    let identity = RouteIdentity {
+        headers: if pass {
+            PassIdentity::Yes
+        } else {
+            PassIdentity::No
+        },
+        issuer: http::issuer_format(load, section).unwrap_or(defaults.issuer),
+        groups_filter: texts(section.list(load, "jwt_groups_filter")),
+    };
+    let bearer = bearer(load, section, defaults);
+    let client = provider_client(load, section, defaults);
+    let details = section.flag(load, "show_error_details").unwrap_or(false);
+    let depends_on = depends_on(load, section);
+    let mut text = |name| section.text(load, name).map(|text| text.value);
+    let (id, name, description, logo_url) = (
+        text("id"),
+        text("name"),
+        text("description"),
+        text("logo_url"),
+    );
+    let (from, matcher, target, policy) = (from?, matcher?, target?, policy?);
+    if load.diagnostics.count(Severity::Error) > errors {
+        return None;
+    }
+    let provider_id = client
+        .as_ref()
+        .zip(defaults.provider)
+        .map(|(client, provider)| {
+            sign_in::id_of(
+                provider,
+                client,
+                &defaults.provider_name,
+                &defaults.authenticate_url,
+            )
+        });
+    Some(Route {
+        id: RouteId(id.unwrap_or_else(|| checksum::route_id(section.map)).into()),
+        checksum: checksum::route_checksum(section.map, provider_id.as_deref()),
+        name: name.unwrap_or_default(),
+        description: description.unwrap_or_default(),
+        logo_url,
+        from,
+        matcher,
+        target,
+        policy,
+        error_details: if details {
+            ErrorDetails::Show
+        } else {
+            ErrorDetails::Hide
+        },
+        depends_on,
+        identity,
+        provider_client: client,
+        provider_id,
+        bearer,
+        request_headers,
+        response_headers,
+        kubernetes_token,
+    })
+}
+
+fn texts(list: Option<Vec<At<String>>>) -> Vec<String> {
+    list.unwrap_or_default()
+        .into_iter()
+        .map(|item| item.value)
+        .collect()
+}
+
+fn kubernetes_token(load: &mut Load<'_>, section: Section<'_>) -> Option<Secret> {
+    let file = section.node("kubernetes_service_account_token_file");
+    if let (Some(_), Some(file)) = (section.node("kubernetes_service_account_token"), file) {
+        load.say(
+            Diagnostic::error(
+                code::CONFLICT,
+                "`kubernetes_service_account_token` and its `_file` can't both be set",
+            )
+            .at(&file.place),
+        );
+        return None;
+    }
+    section
+        .text_or_file(load, "kubernetes_service_account_token")
+        .map(|token| Secret::new(token.value))
+}
+
+fn bearer(load: &mut Load<'_>, section: Section<'_>, defaults: &Defaults<'_>) -> RouteBearer {
+    let format = sign_in::bearer_format(load, section).unwrap_or(defaults.bearer);
+    let audiences = section
+        .list(load, "idp_access_token_allowed_audiences")
+        .map(|list| texts(Some(list)));
+    let verifiers = section.list(load, "identity_providers").unwrap_or_default();
+    if let Some(first) = verifiers
+        .first()
+        .filter(|_| format != BearerTokenFormat::Jwt)
+    {
+        load.invalid(
+            &first.place,
+            "`identity_providers` of a route needs `bearer_token_format: jwt`",
+        );
+    }
+    for name in &verifiers {
+        if !defaults
+            .verifiers
+            .contains_key(&name.value.to_ascii_lowercase())
+        {
+            load.invalid(
+                &name.place,
+                format!(
+                    "there is no entry `{}` in the global `identity_providers`",
+                    name.value
+                ),
+            );
+        }
+    }
+    if format == BearerTokenFormat::Jwt && defaults.verifiers.is_empty() {
+        if let Some(place) = section.place("bearer_token_format").cloned() {
+            load.invalid(
+                &place,
+                "`bearer_token_format: jwt` needs an entry in the global `identity_providers`",
+            );
+        }
+    }
+    RouteBearer {
+        format,
+        audiences: audiences.or_else(|| {
+            defaults
+                .provider
+                .and_then(|provider| provider.access_token_audiences.clone())
+        }),
+        verifiers: verifiers
+            .into_iter()
+            .map(|name| name.value.to_ascii_lowercase())
+            .collect(),
+    }
+}
+
+fn provider_client(
+    load: &mut Load<'_>,
+    section: Section<'_>,
+    defaults: &Defaults<'_>,
+) -> Option<super::super::options::ClientCredentials> {
+    let id = section.text(load, "idp_client_id");
+    let secret = section.text(load, "idp_client_secret");
+    if id.is_none() && secret.is_none() {
+        return None;
+    }
+    let place = section
+        .place("idp_client_id")
+        .or_else(|| section.place("idp_client_secret"))
+        .cloned();
+    let Some(global) = defaults.provider else {
+        if let Some(place) = place {
+            load.invalid(
+                &place,
+                "a route has an OAuth client of its own, but `idp_provider` is not set",
+            );
+        }
+        return None;
+    };
+    Some(super::super::options::ClientCredentials {
+        id: id.map_or_else(|| global.client.id.clone(), |id| id.value),
+        secret: secret.map_or_else(|| global.client.secret.clone(), |secret| secret.value),
+    })
+}
+
+/// At most five hosts; URLs are reduced to theirs.
+fn depends_on(load: &mut Load<'_>, section: Section<'_>) -> Vec<String> {
+    let written = section.list(load, "depends_on").unwrap_or_default();
+    if let Some(sixth) = written.get(5) {
+        load.invalid(&sixth.place, "`depends_on` can name at most five hosts");
+    }
+    let mut hosts = Vec::new();
+    for entry in written.iter().take(5) {
+        if !entry.value.contains('/') {
+            hosts.push(entry.value.to_ascii_lowercase());
+            continue;
+        }
+        match url::Url::parse(&entry.value)
+            .ok()
+            .and_then(|url| url.host_str().map(str::to_owned))
+        {
+            Some(host) => hosts.push(host),
+            None => {
+                load.invalid(
+                    &entry.place,
+                    format!("`{}` is neither a host nor a URL", entry.value),
+                );
+            }
+        }
+    }
+    hosts
+}
+
+/// A regular expression that has to cover a whole text.
+pub fn whole_match(load: &mut Load<'_>, name: &str, text: &At<String>) -> Option<Regex> {
+    // Compiled alone first, so that an unbalanced bracket can't reach our own.
+    expression(load, name, text)?;
+    Regex::new(&format!("^(?:{})$", text.value)).ok()
+}
+
+pub fn expression(load: &mut Load<'_>, name: &str, text: &At<String>) -> Option<Regex> {
+    match Regex::new(&text.value) {
+        Ok(regex) => Some(regex),
+        Err(error) => {
+            let reason = match &error {
+                // The library draws the expression over several lines; the last one tells why.
+                regex::Error::Syntax(text) => text
+                    .lines()
+                    .last()
+                    .unwrap_or_default()
+                    .trim_start_matches("error: ")
+                    .to_owned(),
+                other => other.to_string(),
+            };
+            load.say(
+                Diagnostic::error(
+                    code::INVALID_VALUE,
+                    format!("`{name}` is no regular expression: {reason}"),
+                )
+                .at(&text.place)
+                .help("the syntax is that of RE2: no look-around, no back-references"),
+            );
+            None
+        }
+    }
+}
+
+/// Names for routes that have none: the shortest beginning of the host that is unique, and the
+/// path where several share a host.
+fn name_all(routes: &mut [Placed]) {
+    let hosts: Vec<String> = routes
+        .iter()
+        .map(|placed| placed.route.from.host.clone())
+        .collect();
+    for (index, placed) in routes.iter_mut().enumerate() {
+        if !placed.route.name.is_empty() {
+            continue;
+        }
+        let host = &placed.route.from.host;
+        let labels: Vec<&str> = host.split('.').collect();
+        let short = (1..=labels.len())
+            .filter_map(|count| labels.get(..count).map(|labels| labels.join(".")))
+            .find(|short| {
+                let mut others = hosts.iter().filter(|other| *other != host);
+                !others.any(|other| other == short || other.starts_with(&format!("{short}.")))
+            })
+            .unwrap_or_else(|| host.clone());
+        let shared = hosts
+            .iter()
+            .enumerate()
+            .any(|(other, name)| other != index && name == host);
+        let path = match &placed.route.matcher {
+            super::super::route::PathMatcher::Prefix(path)
+            | super::super::route::PathMatcher::Exact(path)
+                if shared =>
+            {
+                path.as_str()
+            }
+            _ => "",
+        };
+        let name = format!("{short}{path}");
+        if let Some(route) = Arc::get_mut(&mut placed.route) {
+            route.name = name;
+        }
+    }
+}
+
+/// `to` without a slash at the end, for the note on how Pomerium differs.
+pub fn join_difference(target: &RouteTarget) -> Option<&str> {
+    match target {
+        RouteTarget::Upstream(upstream) => match &upstream.rewrite {
+            super::super::route::PathRewrite::Join(path) if !path.ends_with('/') => Some(path),
+            _ => None,
+        },
+        RouteTarget::Redirect(_) | RouteTarget::Response(_) => None,
+    }
+}

@@ -1,0 +1,381 @@
+//! Which services run, where they listen, and where they find the others.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use url::Url;
+
+use super::super::diagnostic::{Diagnostic, code};
+use super::super::keys;
+use super::super::options::{
+    ExtAuthzCallers, Grpc, GrpcListenerSecurity, Listen, ProxyProtocol, ServerTls, Service,
+    ServiceUrls, Services,
+};
+use super::super::place::At;
+use super::reader::{Load, Section, parse_url};
+
+/// `services`. A binary that has only one of them runs that one, and nothing else.
+pub fn services(load: &mut Load<'_>, root: Section<'_>, only: Option<Service>) -> Option<Services> {
+    let Some(words) = root.list(load, "services") else {
+        return Some(only.map_or_else(Services::all, Services::one));
+    };
+    let place = root.node("services").map(|node| node.place.clone())?;
+    let mut found = Vec::new();
+    let mut broken = false;
+    for word in words {
+        match word.value.trim().to_ascii_lowercase().as_str() {
+            "all" => found.extend(Service::ALL),
+            "cache" => found.push(Service::Databroker),
+            name => match Service::ALL
+                .into_iter()
+                .find(|service| service.name() == name)
+            {
+                Some(service) => found.push(service),
+                None => {
+                    broken = true;
+                    let known = ["all"].into_iter().chain(Service::ALL.map(Service::name));
+                    let mut diagnostic = Diagnostic::error(
+                        code::INVALID_VALUE,
+                        format!("there is no service `{}`", word.value.trim()),
+                    )
+                    .at(&word.place);
+                    diagnostic = match keys::nearest(name, known) {
+                        Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
+                        None => diagnostic.help(
+                            "services are all, proxy, authorize, authenticate and databroker",
+                        ),
+                    };
+                    load.say(diagnostic);
+                }
+            },
+        }
+    }
+    if broken {
+        return None;
+    }
+    let Some(services) = Services::new(found) else {
+        load.invalid(&place, "`services` is empty");
+        return None;
+    };
+    let Some(only) = only else {
+        return Some(services);
+    };
+    // The same file serves every process; `all` is no contradiction.
+    if !services.contains(only) {
+        let named: Vec<_> = services.iter().map(Service::name).collect();
+        load.say(
+            Diagnostic::error(
+                code::CONFLICT,
+                format!(
+                    "this program is {only}, but `services` asks for {}",
+                    named.join(" and ")
+                ),
+            )
+            .at(&place)
+            .help(format!(
+                "run postern, or postern-{}, or set `services: {only}`",
+                named.first().copied().unwrap_or("proxy")
+            )),
+        );
+        return None;
+    }
+    Some(Services::one(only))
+}
+
+fn serves_web(services: &Services) -> bool {
+    services.contains(Service::Proxy) || services.contains(Service::Authenticate)
+}
+
+fn serves_grpc(services: &Services) -> bool {
+    services.contains(Service::Authorize) || services.contains(Service::Databroker)
+}
+
+pub fn listen(
+    load: &mut Load<'_>,
+    root: Section<'_>,
+    services: &Services,
+    tls: &ServerTls,
+) -> Option<Listen> {
+    let web_port = if matches!(tls, ServerTls::Off) {
+        80
+    } else {
+        443
+    };
+    let written = root.text(load, "address");
+    let address = match &written {
+        Some(text) => address_of(load, "address", text, Some(web_port))?,
+        None => any(443),
+    };
+    let public = serves_web(services).then_some(address);
+    let grpc = match serves_grpc(services) {
+        true => grpc_address(load, root, services, public)?,
+        false => None,
+    };
+    if let (Some(public), Some(grpc)) = (public, grpc) {
+        if clash(public, grpc) {
+            let mut diagnostic = Diagnostic::error(
+                code::UNSUPPORTED,
+                format!("`address` and `grpc_address` are the same, {grpc}; one listener for both is not supported yet"),
+            )
+            .help("give `grpc_address` another port");
+            if let Some(place) = root.place("grpc_address") {
+                diagnostic = diagnostic.at(place);
+            }
+            load.say(diagnostic);
+        }
+    }
+    let http_redirect = match root.text(load, "http_redirect_addr") {
+        Some(mut text) => {
+            text.value = text.value.trim_matches(['"', '\'']).to_owned();
+            Some(address_of(load, "http_redirect_addr", &text, Some(80))?)
+        }
+        None => None,
+    };
+    let health = match root.text(load, "health_check_addr") {
+        Some(text) => address_of(load, "health_check_addr", &text, None)?,
+        None => SocketAddr::from((Ipv4Addr::LOCALHOST, 28080)),
+    };
+    let proxy_protocol = match root.flag(load, "use_proxy_protocol") {
+        Some(true) => ProxyProtocol::Required,
+        _ => ProxyProtocol::Off,
+    };
+    Some(Listen {
+        public,
+        grpc,
+        http_redirect,
+        health,
+        proxy_protocol,
+    })
+}
+
+/// In all-in-one a gRPC listener on loopback, unless an interface is named: other processes have
+/// no business there. Alone, `:443` on every interface.
+fn grpc_address(
+    load: &mut Load<'_>,
+    root: Section<'_>,
+    services: &Services,
+    public: Option<SocketAddr>,
+) -> Option<Option<SocketAddr>> {
+    let written = root.text_or_empty(load, "grpc_address");
+    // On a node that also serves the web the literal default is no choice.
+    let written = written.filter(|text| !(serves_web(services) && text.value == ":443"));
+    match written {
+        Some(text) if text.value.is_empty() => Some(None),
+        Some(text) => {
+            let mut address = address_of(load, "grpc_address", &text, None)?;
+            if services.is_all() && address.ip().is_unspecified() && text.value.starts_with(':') {
+                address.set_ip(Ipv4Addr::LOCALHOST.into());
+                load.say(
+                    Diagnostic::note(
+                        code::DIFFERENCE,
+                        format!("gRPC listens on {address} only, as this process runs every service; Pomerium would listen on every interface"),
+                    )
+                    .at(&text.place)
+                    .help(format!("write `0.0.0.0{}` if others shall reach it", text.value)),
+                );
+            }
+            Some(Some(address))
+        }
+        None if serves_web(services) => {
+            let port = if public.is_some_and(|address| address.port() == 5443) {
+                5444
+            } else {
+                5443
+            };
+            Some(Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
+        }
+        None => Some(Some(any(443))),
+    }
+}
+
+fn any(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))
+}
+
+/// Whether two listeners would take the same port.
+fn clash(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() == b.port() && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
+
+/// `:port`, `ip:port`, `[v6]:port`, `localhost:port`; without a host every interface.
+pub fn address_of(
+    load: &mut Load<'_>,
+    name: &str,
+    text: &At<String>,
+    default_port: Option<u16>,
+) -> Option<SocketAddr> {
+    match parse_address(text.value.trim(), default_port) {
+        Ok(address) => Some(address),
+        Err(problem) => {
+            load.say(
+                Diagnostic::error(code::INVALID_VALUE, format!("`{name}`: {problem}"))
+                    .at(&text.place)
+                    .help("write it like :443, 127.0.0.1:8080 or [::1]:8080"),
+            );
+            None
+        }
+    }
+}
+
+fn parse_address(text: &str, default_port: Option<u16>) -> Result<SocketAddr, String> {
+    let bare = text.parse::<IpAddr>().ok().map(|ip| (ip, None));
+    let (ip, port) = match bare {
+        Some(found) => found,
+        None => {
+            let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+            let ip = match host {
+                "" => Ipv6Addr::UNSPECIFIED.into(),
+                "localhost" => Ipv4Addr::LOCALHOST.into(),
+                host => host.trim_matches(['[', ']']).parse().map_err(|_| {
+                    format!("`{host}` is no IP address; listeners bind to addresses, not to names")
+                })?,
+            };
+            (ip, (!port.is_empty()).then_some(port))
+        }
+    };
+    let port = match (port, default_port) {
+        (Some(port), _) => port.parse().map_err(|_| format!("`{port}` is no port"))?,
+        (None, Some(port)) => port,
+        (None, None) => return Err("the port is missing".to_owned()),
+    };
+    Ok(SocketAddr::new(ip, port))
+}
+
+pub fn urls(load: &mut Load<'_>, root: Section<'_>, services: &Services) -> Option<ServiceUrls> {
+    let authenticate = root.url(load, "authenticate_service_url");
+    if !root.has("authenticate_service_url") {
+        let mut diagnostic = Diagnostic::error(
+            code::MISSING_KEY,
+            "`authenticate_service_url` is not set: nobody can be sent to sign in",
+        )
+        .help("set it to the URL of authenticate as browsers see it, such as https://authenticate.example.com");
+        if let Some(place) = root.place {
+            diagnostic = diagnostic.at(place);
+        }
+        load.say(diagnostic);
+    }
+    let authenticate_internal = root
+        .url(load, "authenticate_internal_service_url")
+        .map(|url| url.value);
+    let authorize = match root.url(load, "authorize_internal_service_url") {
+        Some(url) => vec![url.value],
+        None => several(
+            load,
+            root,
+            "authorize_service_url",
+            "authorize_service_urls",
+        ),
+    };
+    let databroker = several(
+        load,
+        root,
+        "databroker_service_url",
+        "databroker_service_urls",
+    );
+    let needs_authorize =
+        services.contains(Service::Proxy) && !services.contains(Service::Authorize);
+    if needs_authorize && authorize.is_empty() {
+        missing_url(
+            load,
+            root,
+            "authorize_service_url",
+            "authorize_service_urls",
+            services,
+        );
+    }
+    if !services.contains(Service::Databroker) && databroker.is_empty() {
+        missing_url(
+            load,
+            root,
+            "databroker_service_url",
+            "databroker_service_urls",
+            services,
+        );
+    }
+    Some(ServiceUrls {
+        authenticate: authenticate?.value,
+        authenticate_internal,
+        authorize,
+        databroker,
+    })
+}
+
+fn several(
+    load: &mut Load<'_>,
+    root: Section<'_>,
+    one: &'static str,
+    more: &'static str,
+) -> Vec<Url> {
+    // The singular key takes several with commas as well.
+    let mut texts = root.list(load, one).unwrap_or_default();
+    texts.extend(root.list(load, more).unwrap_or_default());
+    texts.retain(|text| !text.value.is_empty());
+    texts
+        .iter()
+        .filter_map(|text| parse_url(load, one, text))
+        .collect()
+}
+
+fn missing_url(load: &mut Load<'_>, root: Section<'_>, one: &str, more: &str, services: &Services) {
+    // Already told about a value that is no URL.
+    if root.has(one) || root.has(more) {
+        return;
+    }
+    let named: Vec<_> = services.iter().map(Service::name).collect();
+    let mut diagnostic = Diagnostic::error(
+        code::MISSING_KEY,
+        format!(
+            "`{one}` is not set, and this process runs only {}",
+            named.join(" and ")
+        ),
+    )
+    .help(format!(
+        "set it to where the service listens, such as http://{}",
+        one.trim_end_matches("_service_url")
+    ));
+    if let Some(place) = root.place("services") {
+        diagnostic = diagnostic.at(place);
+    }
+    load.say(diagnostic);
+}
+
+pub fn grpc(load: &mut Load<'_>, root: Section<'_>, services: &Services) -> Grpc {
+    let insecure = root
+        .flag(load, "grpc_insecure")
+        .unwrap_or_else(|| serves_web(services));
+    let client_timeout = match root.duration(load, "grpc_client_timeout") {
+        None => Duration::from_secs(10),
+        Some(Duration::ZERO) => Duration::from_secs(30),
+        Some(timeout) => timeout,
+    };
+    let foreign = root
+        .flag(load, "ext_authz_allow_unauthenticated")
+        .unwrap_or(false);
+    if foreign {
+        if let Some(node) = root.node("ext_authz_allow_unauthenticated") {
+            load.say(
+                Diagnostic::warning(
+                    code::INSECURE,
+                    "whoever reaches `grpc_address` may ask for decisions and sees identity headers in the answers",
+                )
+                .at(&node.place),
+            );
+        }
+    }
+    Grpc {
+        listener: if insecure {
+            GrpcListenerSecurity::ClearText
+        } else {
+            GrpcListenerSecurity::Tls
+        },
+        client_timeout,
+        override_certificate_name: root
+            .text(load, "override_certificate_name")
+            .map(|name| name.value),
+        ext_authz: if foreign {
+            ExtAuthzCallers::Anyone
+        } else {
+            ExtAuthzCallers::OwnServicesOnly
+        },
+    }
+}

@@ -1,0 +1,964 @@
+//! What is said about configurations, word for word where it matters.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use super::*;
+use crate::config::diagnostic::Severity;
+use crate::config::{
+    FromScheme, GrpcListenerSecurity, HostHeader, PassIdentity, PathMatcher, PathRewrite,
+    ProviderKind, Route, SameSite, ServerTls, StorageOptions, UpstreamProtocol,
+};
+
+pub(crate) const SECRETS: &str = "shared_secret: yM8aAeZc3VOSnmgCcCIKVmz6kSC5YtULfKQr2LDIFeY=\n\
+    cookie_secret: 1pvXsrWdiTKPnNv3x6ehRzqrOYLM9TMmvE3tKmXQ9vM=\n";
+
+/// A configuration that is valid as it is, all-in-one, in clear text.
+pub(crate) fn base() -> String {
+    format!(
+        "authenticate_service_url: https://auth.corp.test\nidp_provider: oidc\nidp_provider_url: https://idp.corp.test\n\
+         idp_client_id: postern\nidp_client_secret: for-tests-only\ninsecure_server: true\n{SECRETS}"
+    )
+}
+
+fn loaded_with(text: &str, variables: &[(&str, &str)]) -> Loaded {
+    let environment = variables.iter().copied().collect();
+    load_text(
+        Path::new("config.yaml"),
+        text,
+        &environment,
+        &ProcessSecrets::default(),
+    )
+}
+
+/// Loads the base configuration with something added.
+pub(crate) fn loaded(added: &str) -> Loaded {
+    loaded_with(&format!("{}{added}", base()), &[])
+}
+
+pub(crate) fn config(added: &str) -> Arc<Config> {
+    let loaded = loaded(added);
+    loaded
+        .config
+        .unwrap_or_else(|| panic!("{}", loaded.diagnostics))
+}
+
+/// Everything that is said about the base configuration with something added.
+fn said(added: &str) -> String {
+    loaded(added).diagnostics.to_string()
+}
+
+fn errors(loaded: &Loaded) -> Vec<String> {
+    loaded
+        .diagnostics
+        .iter()
+        .filter(|d| d.severity == Severity::Error)
+        .map(|d| d.message.clone())
+        .collect()
+}
+
+fn route(keys: &str) -> Arc<Route> {
+    config(&format!(
+        "routes:\n- {{from: https://a.corp.test, allow_any_authenticated_user: true, {keys}}}\n"
+    ))
+    .routes[0]
+        .clone()
+}
+
+fn route_said(keys: &str) -> String {
+    said(&format!(
+        "routes:\n- {{from: https://a.corp.test, allow_any_authenticated_user: true, {keys}}}\n"
+    ))
+}
+
+#[test]
+fn the_base_needs_no_remark() {
+    assert_eq!(said(""), "");
+    let config = config("");
+    assert_eq!(config.listen.public, Some("[::]:443".parse().unwrap()));
+    assert_eq!(config.listen.grpc, Some("127.0.0.1:5443".parse().unwrap()));
+    assert_eq!(
+        config.listen.health,
+        "127.0.0.1:28080".parse::<SocketAddr>().unwrap()
+    );
+    assert_eq!(config.grpc.listener, GrpcListenerSecurity::ClearText);
+    assert_eq!(config.grpc.client_timeout, Duration::from_secs(10));
+    assert_eq!(config.cookie.name, "_pomerium");
+    assert_eq!(config.cookie.same_site, SameSite::Lax);
+    assert_eq!(config.cookie.expire, Duration::from_secs(14 * 3600));
+    assert_eq!(config.provider.as_ref().unwrap().kind, ProviderKind::Oidc);
+    assert!(matches!(config.storage, StorageOptions::Memory));
+    assert_eq!(config.http.timeout_idle, Duration::from_secs(300));
+    assert_eq!(config.programs.redirect_domains, ["localhost"]);
+    assert!(config.metrics.is_none());
+}
+
+#[test]
+fn an_unknown_key_is_told_with_place_excerpt_and_suggestion() {
+    let text = said(
+        "grpc_adress: ':80'\nroutes:\n- from: https://a.corp.test\n  to: http://up\n  allow_any_authenticated_user: true\n  idle_timout: 5m\n",
+    );
+    let expected = "\
+warning[unknown-key]: there is no key `grpc_adress`; it has no effect
+ --> config.yaml:9:1
+  |
+9 | grpc_adress: …
+  | ^^^^^^^^^^^
+  = help: did you mean `grpc_address`?
+
+warning[unknown-key]: there is no key `idle_timout`; it has no effect
+  --> config.yaml:14:3
+   |
+14 |   idle_timout: …
+   |   ^^^^^^^^^^^
+   = help: did you mean `idle_timeout`?
+";
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn a_key_at_the_wrong_level_is_sent_home() {
+    assert!(
+        said("allow_websockets: true\n")
+            .contains("help: `allow_websockets` belongs in an entry of `routes`")
+    );
+    assert!(
+        route_said("to: 'http://up', cookie_name: x").contains("belongs at the top of the file")
+    );
+    assert!(said("ca_file: x\n").contains("help: `ca_file` belongs under `downstream_mtls`"));
+    assert!(route_said("redirect: {host_redirct: b}").contains("did you mean `host_redirect`?"));
+}
+
+#[test]
+fn removed_keys_name_what_replaced_them() {
+    let text = said("tracing_provider: jaeger\n");
+    assert!(
+        text.contains(
+            "error[removed-key]: `tracing_provider` does not exist any more\n --> config.yaml:9:1"
+        ),
+        "{text}"
+    );
+    assert!(
+        text.contains("help: use `otel_traces_exporter: otlp`"),
+        "{text}"
+    );
+    assert!(
+        route_said("to: 'http://up', allowed_groups: [x]")
+            .contains("use `policy` with `claim/groups`")
+    );
+    assert!(said("databroker_storage_type: redis\n").contains("help: use postgres"));
+}
+
+#[test]
+fn keys_without_effect_say_so() {
+    assert!(
+        said("autocert: true\n").contains(
+            "warning[not-supported-yet]: `autocert` is not supported yet and has no effect"
+        )
+    );
+    assert_eq!(said("autocert: false\n"), "");
+    assert!(
+        said("downstream_mtls: {ca_file: x}\n")
+            .contains("error[not-supported-yet]: `downstream_mtls`")
+    );
+    assert!(
+        route_said("to: 'http://up', regex_priority_order: 3")
+            .contains("note[ignored]: `regex_priority_order`")
+    );
+}
+
+#[test]
+fn mistakes_are_all_told_at_once() {
+    let loaded = loaded_with(
+        "address: nowhere:99999\nshared_secret: c2hvcnQ=\ncookie_secret: '!'\nsigning_key: aGVsbG8=\nidp_provider: gogle\nidp_provider_url: idp\n\
+         timeout_read: 30\ncookie_expire: 5d\ninsecure_server: maybe\ndns_resolvers: [10.0.0.1]\nroutes:\n- from: a.corp.test\n  to: up\n- to: http://x\n  from: https://b/x\n",
+        &[],
+    );
+    assert!(loaded.config.is_none());
+    let text = loaded.diagnostics.to_string();
+    for part in [
+        "`address`: `nowhere` is no IP address",
+        "`shared_secret`: 5 bytes, but 32 are needed",
+        "`cookie_secret`: not standard base64",
+        "`gogle` is not a value of `idp_provider`",
+        "did you mean `google`?",
+        "`idp_provider_url` is no URL",
+        "`idp_client_id` is not set, but `idp_provider` is",
+        "`idp_client_secret` is not set",
+        "`authenticate_service_url` is not set",
+        "write `30s` for seconds or `30ms` for milliseconds",
+        "there are no days; write hours",
+        "`insecure_server` must be true or false",
+        "`10.0.0.1` is no name server",
+        "`from`: this is no URL",
+        "`to`: `up` has no scheme",
+        "a path has no place here",
+    ] {
+        assert!(text.contains(part), "{part} is missing in:\n{text}");
+    }
+    assert!(!text.contains("c2hvcnQ="), "{text}");
+}
+
+#[test]
+fn s16_no_secret_is_ever_shown() {
+    let secret = "hunter2hunter2";
+    let text = said(&format!(
+        "signing_key: {secret}\nmetrics_basic_auth: {secret}\nshared_secrt: {secret}\ndatabroker_storage_type: postgres\n\
+         databroker_storage_connection_string: mysql://u:{secret}@h\nroutes:\n\
+         - {{from: 'https://a', to: 'x://u:{secret}@up', set_request_headers: {{'bad name': {secret}}}, idp_client_secret: {secret}, policy: x}}\n"
+    ));
+    assert!(!text.contains(secret), "{text}");
+    assert!(text.contains("error["), "{text}");
+    let debug = format!("{:?}", config("idp_request_params: {x: y}\n"));
+    assert!(
+        !debug.contains("for-tests-only") && !debug.contains("yM8aAeZc"),
+        "{debug}"
+    );
+}
+
+#[test]
+fn c01_services_and_what_they_need() {
+    let alone = |service: &str, more: &str| {
+        loaded_with(
+            &format!(
+                "{more}authenticate_service_url: https://auth.corp.test\ninsecure_server: true\n"
+            ),
+            &[("SERVICES", service)],
+        )
+    };
+    let text = alone("proxy", "").diagnostics.to_string();
+    for key in [
+        "shared_secret",
+        "cookie_secret",
+        "authorize_service_url",
+        "databroker_service_url",
+    ] {
+        assert!(text.contains(&format!("`{key}` ")), "{key}: {text}");
+    }
+    assert!(text.contains("--> environment variable SERVICES"), "{text}");
+    let urls = format!(
+        "{SECRETS}authorize_service_url: http://z\ndatabroker_service_url: http://d1,http://d2:81\n"
+    );
+    let proxy = alone("Proxy", &urls).config.unwrap();
+    assert_eq!(proxy.urls.databroker.len(), 2);
+    assert_eq!(proxy.listen.grpc, None);
+    let authorize = alone("authorize", &format!("{urls}grpc_address: ':80'\n"))
+        .config
+        .unwrap();
+    assert_eq!(authorize.listen.public, None);
+    assert_eq!(authorize.listen.grpc, Some("[::]:80".parse().unwrap()));
+    assert_eq!(authorize.grpc.listener, GrpcListenerSecurity::Tls);
+    let databroker = alone("cache", SECRETS).config.unwrap();
+    assert_eq!(databroker.listen.grpc, Some("[::]:443".parse().unwrap()));
+    assert!(alone("", SECRETS).config.unwrap().services.is_all());
+    assert!(
+        alone("proxy, authorize,authenticate,databroker", SECRETS)
+            .config
+            .unwrap()
+            .services
+            .is_all()
+    );
+    assert!(
+        alone("authorise", SECRETS)
+            .diagnostics
+            .to_string()
+            .contains("help: did you mean `authorize`?")
+    );
+}
+
+#[test]
+fn a_program_of_one_service_refuses_another() {
+    let load_only = |only, services: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.yaml");
+        std::fs::write(
+            &file,
+            format!(
+                "{}authorize_service_url: http://z\ndatabroker_service_url: http://d\n",
+                base()
+            ),
+        )
+        .unwrap();
+        let environment = [("SERVICES", services)].into_iter().collect();
+        load(
+            &Origin {
+                file: Some(file),
+                environment,
+                only: Some(only),
+            },
+            &ProcessSecrets::default(),
+        )
+    };
+    let wrong = load_only(Service::Proxy, "authorize");
+    assert_eq!(
+        errors(&wrong),
+        ["this program is proxy, but `services` asks for authorize"]
+    );
+    for fine in ["", "all", "proxy", "proxy,authorize"] {
+        let config = load_only(Service::Proxy, fine).config.unwrap();
+        assert_eq!(
+            config.services,
+            crate::config::Services::one(Service::Proxy)
+        );
+    }
+}
+
+#[test]
+fn grpc_listens_on_loopback_in_all_in_one() {
+    let listen = |added: &str| config(added).listen.grpc.map(|address| address.to_string());
+    assert_eq!(
+        listen("grpc_address: ':9000'\n").as_deref(),
+        Some("127.0.0.1:9000")
+    );
+    assert_eq!(
+        listen("grpc_address: 0.0.0.0:9000\n").as_deref(),
+        Some("0.0.0.0:9000")
+    );
+    assert_eq!(
+        listen("grpc_address: ':443'\n").as_deref(),
+        Some("127.0.0.1:5443")
+    );
+    assert_eq!(
+        listen("address: ':5443'\n").as_deref(),
+        Some("127.0.0.1:5444")
+    );
+    assert_eq!(listen("grpc_address: ''\n"), None);
+    assert!(
+        said("address: ':9000'\ngrpc_address: '0.0.0.0:9000'\n")
+            .contains("one listener for both is not supported yet")
+    );
+}
+
+#[test]
+fn c77_random_secrets_are_made_once_per_process() {
+    let text = "authenticate_service_url: https://auth.corp.test\ninsecure_server: true\nroutes:\n\
+        - {from: https://auth.corp.test, to: http://up, allow_any_authenticated_user: true}\n";
+    let process = ProcessSecrets::default();
+    let again = || load_text(Path::new("c.yaml"), text, &Environment::default(), &process);
+    let (first, second) = (again(), again());
+    assert_eq!(
+        first.config.unwrap().secrets.shared,
+        second.config.unwrap().secrets.shared
+    );
+    let said = first.diagnostics.to_string();
+    assert!(said.contains("warning[random-secret]: `shared_secret` is not set: this process makes a random one, so a restart signs everybody out"), "{said}");
+    assert!(
+        said.contains("shares the host of `authenticate_service_url`: `/.pomerium/…`"),
+        "{said}"
+    );
+}
+
+#[test]
+fn s21_secrets_are_measured_and_published_ones_warned_of() {
+    let text = loaded_with(
+        "authenticate_service_url: https://a.corp.test\ninsecure_server: true\nshared_secret: 9OkZR6hwfmVD3a7Sfmgq58lUbFJGGz4hl/R9xbHFCAg=\n",
+        &[("COOKIE_SECRET", "WwMtDXWaRDMBQCylle8OJ+w4kLIDIGd8W3cB4/zFFtg=")],
+    )
+    .diagnostics
+    .to_string();
+    assert!(
+        text.contains("warning[public-secret]: `shared_secret` IS PUBLISHED"),
+        "{text}"
+    );
+    assert!(text.contains("`cookie_secret` IS PUBLISHED"), "{text}");
+    assert!(!text.contains("9OkZR6"), "{text}");
+}
+
+#[test]
+fn secrets_rotate_as_lists_and_come_from_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("secret");
+    std::fs::write(&file, "yM8aAeZc3VOSnmgCcCIKVmz6kSC5YtULfKQr2LDIFeY=\n").unwrap();
+    let text = format!(
+        "authenticate_service_url: https://a.corp.test\ninsecure_server: true\nshared_secret_file: {}\n\
+         cookie_secret: [1pvXsrWdiTKPnNv3x6ehRzqrOYLM9TMmvE3tKmXQ9vM=, yM8aAeZc3VOSnmgCcCIKVmz6kSC5YtULfKQr2LDIFeY=]\n",
+        file.display()
+    );
+    let loaded = loaded_with(&text, &[]);
+    let secrets = &loaded.config.as_ref().unwrap().secrets;
+    assert_eq!((secrets.shared.len(), secrets.cookie.len()), (1, 2));
+    assert_eq!(secrets.cookie[1], secrets.shared[0]);
+    assert_eq!(loaded.files, [file]);
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named() {
+    let text = said("idp_client_secret_file: /no/such/file\n");
+    assert!(
+        text.contains(
+            "error[unreadable-file]: there is no file /no/such/file\n --> config.yaml:9:25"
+        ),
+        "{text}"
+    );
+    let missing = load(
+        &Origin {
+            file: Some("/no/config.yaml".into()),
+            ..Origin::default()
+        },
+        &ProcessSecrets::default(),
+    );
+    assert_eq!(errors(&missing), ["there is no file /no/config.yaml"]);
+}
+
+fn certificate(names: &[&str]) -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(
+        names
+            .iter()
+            .map(|name| (*name).to_owned())
+            .collect::<Vec<_>>(),
+    )
+    .unwrap();
+    (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
+#[test]
+fn certificates_are_parsed_matched_and_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.display().to_string()
+    };
+    let (cert, key) = certificate(&["App.corp.test", "*.dev.corp.test", "10.0.0.1"]);
+    let (other, _) = certificate(&["other.test"]);
+    let (cert, key, other) = (
+        write("cert.pem", &cert),
+        write("key.pem", &key),
+        write("other.pem", &other),
+    );
+    let tls = |keys: &str| {
+        loaded_with(
+            &format!("{}{keys}", base().replace("insecure_server: true\n", "")),
+            &[],
+        )
+    };
+
+    let config = tls(&format!("certificate_file: {cert}\ncertificate_key_file: {key}\ncertificates: [{{cert: {cert}, key: {key}}}]\n")).config.unwrap();
+    let ServerTls::Certificates(list) = &config.server_tls else {
+        panic!()
+    };
+    assert_eq!(list.len(), 2);
+    assert_eq!(
+        list[0].names,
+        ["app.corp.test", "*.dev.corp.test", "10.0.0.1"]
+    );
+    assert!(!list[0].self_signed);
+    assert!(
+        config
+            .http
+            .set_response_headers
+            .iter()
+            .any(|(name, _)| name == "strict-transport-security")
+    );
+
+    let wrong = tls(&format!(
+        "certificate_file: {other}\ncertificate_key_file: {key}\n"
+    ));
+    assert!(
+        errors(&wrong)[0].contains("does not belong to the certificate in"),
+        "{}",
+        wrong.diagnostics
+    );
+    let half = tls(&format!("certificate_file: {cert}\n"));
+    assert_eq!(
+        errors(&half),
+        ["`certificate_file` is set, but `certificate_key_file` is not"]
+    );
+    let garbage = write(
+        "garbage.pem",
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    );
+    let broken = tls(&format!(
+        "certificate_file: {garbage}\ncertificate_key_file: {key}\n"
+    ));
+    assert!(
+        errors(&broken)[0].contains("is damaged"),
+        "{}",
+        broken.diagnostics
+    );
+    let empty = write("empty.pem", "\n");
+    let none = tls(&format!(
+        "certificate_file: {empty}\ncertificate_key_file: {key}\n"
+    ));
+    assert!(
+        errors(&none)[0].contains("there is no certificate in"),
+        "{}",
+        none.diagnostics
+    );
+
+    let made = tls("");
+    assert!(
+        made.diagnostics
+            .to_string()
+            .contains("warning[self-signed-certificate]")
+    );
+    let config = made.config.unwrap();
+    assert!(
+        !config
+            .http
+            .set_response_headers
+            .iter()
+            .any(|(name, _)| name == "strict-transport-security")
+    );
+    let ServerTls::Certificates(list) = &config.server_tls else {
+        panic!()
+    };
+    assert!(list[0].self_signed);
+}
+
+#[test]
+fn c34_issuers_by_http_are_warned_of() {
+    let at = |url: &str| {
+        loaded_with(&base().replace("https://idp.corp.test", url), &[])
+            .diagnostics
+            .to_string()
+    };
+    assert_eq!(at("http://127.0.0.1:9000"), "");
+    assert_eq!(at("http://idp.localhost:9000"), "");
+    assert!(
+        at("http://idp.corp.test").contains("warning[insecure]: `idp_provider_url` is not https")
+    );
+}
+
+#[test]
+fn provider_ids_follow_what_is_written() {
+    let id = |more: &str| config(more).provider_id.clone().unwrap();
+    assert_eq!(id(""), id("log_level: debug\n"));
+    assert_ne!(id(""), id("idp_scopes: [openid]\n"));
+    let routed = config(
+        "routes: [{from: https://a, to: http://b, idp_client_id: other, allow_any_authenticated_user: true}]\n",
+    );
+    assert_ne!(routed.routes[0].provider_id, routed.provider_id);
+    assert_eq!(
+        routed.provider_id(Some(&routed.routes[0])),
+        routed.routes[0].provider_id.as_ref()
+    );
+}
+
+#[test]
+fn upstreams() {
+    let target = |keys: &str| {
+        let route = route(keys);
+        match &route.target {
+            crate::config::RouteTarget::Upstream(target) => format!("{:?}", target.endpoints),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(target("to: ['http://up:8080,2', 'https://b.test,1']").contains("weight: 2"));
+    let plain = route("to: 'https://Up.Test/get?x=1'");
+    let upstream = plain.upstream().unwrap();
+    assert_eq!(upstream.endpoints[0].host, "up.test");
+    assert_eq!(upstream.endpoints[0].authority, "Up.Test");
+    assert_eq!(
+        (upstream.endpoints[0].port, upstream.endpoints[0].protocol),
+        (443, UpstreamProtocol::Https)
+    );
+    assert!(matches!(&upstream.rewrite, PathRewrite::Join(path) if path == "/get"));
+    assert!(matches!(upstream.host, HostHeader::Endpoint));
+    assert_eq!(upstream.timeout, Some(Duration::from_secs(30)));
+    let local = route("to: 'http://localhost:81/', allow_websockets: true, timeout: 0s");
+    assert_eq!(local.upstream().unwrap().endpoints[0].host, "127.0.0.1");
+    assert_eq!(
+        local.upstream().unwrap().endpoints[0].authority,
+        "localhost:81"
+    );
+    assert!(matches!(
+        local.upstream().unwrap().rewrite,
+        PathRewrite::None
+    ));
+    for (keys, words) in [
+        (
+            "to: ['http://a', 'http://b,2']",
+            "some URLs of `to` have a weight and some have none",
+        ),
+        (
+            "to: ['http://a,0']",
+            "a weight must be a whole number above zero",
+        ),
+        (
+            "to: ['tcp://a:1', 'http://b']",
+            "`to` mixes tcp with other schemes",
+        ),
+        ("to: 'unix:///x'", "the scheme `unix` is not supported yet"),
+        ("to: 'gopher://x'", "there is no scheme `gopher`"),
+        ("to: []", "leads nowhere"),
+        ("name: x", "leads nowhere"),
+        (
+            "to: 'http://a', prefix_rewrite: /b, regex_rewrite_pattern: x",
+            "can't both be set",
+        ),
+        (
+            "to: 'http://a', regex_rewrite_pattern: '(a)', regex_rewrite_substitution: '\\2'",
+            "names a group that the pattern does not have; it has 1",
+        ),
+        (
+            "to: 'http://a', regex: '['",
+            "`regex` is no regular expression",
+        ),
+        (
+            "to: 'http://a', regex: 'a)|(b'",
+            "`regex` is no regular expression",
+        ),
+        (
+            "to: 'http://a', prefix: a",
+            "`prefix` can never match: the path does not begin with a slash",
+        ),
+        ("to: 'http://a', prefix: /a%2Fb", "`prefix` can never match"),
+        (
+            "redirect: {response_code: 200}",
+            "can be 301, 302, 303, 307 or 308",
+        ),
+        ("response: {body: x}", "`response` needs a `status`"),
+        ("response: {status: 99}", "must be from 200 to 599"),
+        (
+            "to: 'http://a', response: {status: 200}",
+            "`to` has no effect, as `response` is set too",
+        ),
+        (
+            "to: 'http://a', allowed_users: [x]",
+            "`allow_any_authenticated_user` and `allowed_users` contradict each other",
+        ),
+        (
+            "to: 'http://a', depends_on: [a, b, c, d, e, f]",
+            "at most five hosts",
+        ),
+        (
+            "to: 'http://a', tls_client_cert: x",
+            "neither PEM nor base64 of PEM",
+        ),
+        (
+            "to: 'http://a', tls_client_key_file: /no/key",
+            "`tls_client_key` is set, but `tls_client_cert` is not",
+        ),
+        (
+            "to: 'http://a', load_balancing_policy: round_robbin",
+            "did you mean `round_robin`?",
+        ),
+        (
+            "to: 'http://a', set_request_headers: {'a b': x}",
+            "`a b` is no name of a header",
+        ),
+        (
+            "to: 'http://a', identity_providers: [x]",
+            "needs `bearer_token_format: jwt`",
+        ),
+        ("to: 'http://a', timeout: 5", "write `5s` for seconds"),
+        ("to: {a: b}", "`to` takes a list, but here is a map"),
+    ] {
+        let text = route_said(keys);
+        assert!(text.contains(words), "{keys}: {text}");
+    }
+}
+
+#[test]
+fn froms() {
+    let from = |text: &str| {
+        config(&format!(
+            "routes: [{{from: '{text}', to: http://up, allow_any_authenticated_user: true}}]\n"
+        ))
+        .routes[0]
+            .from
+            .clone()
+    };
+    assert_eq!(
+        (
+            from("https://A.Corp.Test:443").host.as_str(),
+            from("https://a.corp.test:443").port
+        ),
+        ("a.corp.test", None)
+    );
+    assert_eq!(from("https://a.corp.test:8443/").port, Some(8443));
+    assert!(from("https://*.corp.test").is_wildcard());
+    let tcp = |text: &str| match from(text).scheme {
+        FromScheme::Tcp { authorities } => authorities,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(tcp("tcp+https://db.corp.test:5432"), ["db.corp.test:5432"]);
+    assert_eq!(
+        tcp("tcp+https://proxy.test:8443/redis.internal:6379"),
+        ["redis.internal:6379"]
+    );
+}
+
+#[test]
+fn set_response_headers_merge_and_disable() {
+    let headers = |global: &str, route: &str| {
+        let config = config(&format!(
+            "{global}routes: [{{from: https://a, to: http://b, allow_any_authenticated_user: true{route}}}]\n"
+        ));
+        let set = &config.routes[0].response_headers.set;
+        set.iter()
+            .map(|(name, value)| format!("{name}={}", value.to_str().unwrap()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(headers("", "").len(), 2);
+    assert_eq!(
+        headers("set_response_headers: {disable: 'true'}\n", ""),
+        [""; 0]
+    );
+    assert_eq!(
+        headers(
+            "set_response_headers: {X-Frame-Options: DENY, X-A: '1'}\n",
+            ", set_response_headers: {X-A: '2'}"
+        ),
+        ["x-frame-options=DENY", "x-a=2"]
+    );
+    assert_eq!(
+        headers(
+            "set_response_headers: {X-A: '1'}\n",
+            ", set_response_headers: {disable: 'true'}"
+        ),
+        [""; 0]
+    );
+}
+
+#[test]
+fn identity_headers() {
+    let list = config(
+        "jwt_claims_headers: [email, groups]\npass_identity_headers: true\nroutes: [{from: https://a, to: http://b, allow_any_authenticated_user: 'true'}]\n",
+    );
+    let names: Vec<_> = list
+        .identity
+        .claims_headers
+        .iter()
+        .map(|(name, claim)| format!("{name}={claim}"))
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "x-pomerium-claim-email=email",
+            "x-pomerium-claim-groups=groups"
+        ]
+    );
+    assert_eq!(list.routes[0].identity.headers, PassIdentity::Yes);
+    assert_eq!(
+        config("jwt_claims_headers: {X-Mail: Email}\n")
+            .identity
+            .claims_headers[0]
+            .1,
+        "Email"
+    );
+    assert!(said("jwt_claims_headers: {'a b': x}\n").contains("is no name of a header"));
+}
+
+#[test]
+fn c30_policies_are_compiled_with_places() {
+    let text = said(
+        "routes:\n- from: https://a.corp.test\n  to: http://up\n  policy:\n  - allow:\n      and:\n      - domain: {is: corp.test}\n      - claim/groups: {contains: ops}\n",
+    );
+    assert!(text.contains("error[bad-policy]"), "{text}");
+    assert!(text.contains("--> config.yaml:16:"), "{text}");
+    assert!(text.contains("has"), "{text}");
+    let both = config(
+        "routes: [{from: https://a, to: http://b, allowed_idp_claims: {groups: [sales]}, policy: [{allow: {and: [{domain: {is: corp.test}}, {claim/groups: {has: ops}}]}}]}]\n",
+    );
+    let words = both.routes[0].policy.describe();
+    assert!(words.contains("sales") && words.contains("ops"), "{words}");
+    let text = route_said("to: 'http://up', policy: \"- allow:\\n    or:\\n    - emial: x\\n\"");
+    assert!(
+        text.contains("--> policy (config.yaml:10:") && text.contains("):3:7"),
+        "{text}"
+    );
+}
+
+#[test]
+fn s34_a_route_that_lets_nobody_in_is_told() {
+    let text = said("routes: [{from: https://a, to: http://b}]\n");
+    assert!(
+        text.contains("warning[bad-policy]: this route lets nobody in"),
+        "{text}"
+    );
+}
+
+#[test]
+fn c40_the_difference_in_joining_is_told() {
+    let text = route_said("to: 'http://up/folder'");
+    assert!(text.contains("note[differs-from-pomerium]: a request for `/x` goes to `/folder/x`; Pomerium would send `/folderx`"), "{text}");
+    assert_eq!(route_said("to: 'http://up/folder/'"), "");
+    assert_eq!(
+        route_said("to: 'http://up', prefix: /a, prefix_rewrite: /b"),
+        ""
+    );
+}
+
+#[test]
+fn c75_shadowed_routes_are_told() {
+    let text = said(
+        "routes:\n- {from: 'https://*.corp.test', to: http://wild, allow_any_authenticated_user: true}\n\
+         - {from: https://a.corp.test, prefix: /api, to: http://api, allow_any_authenticated_user: true}\n\
+         - {from: https://a.corp.test, prefix: /api/v2, to: http://never, allow_any_authenticated_user: true}\n",
+    );
+    assert_eq!(text.matches("warning[").count(), 1, "{text}");
+    assert!(
+        text.contains("warning[shadowed-route]: this route is never reached"),
+        "{text}"
+    );
+    assert!(
+        text.contains("--> config.yaml:12:4")
+            && text.contains("the earlier one is at config.yaml:11:4"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_route_of_the_sign_in_host_to_itself_is_an_error() {
+    let split = |to: &str| {
+        loaded_with(
+            &format!(
+                "{}authorize_service_url: http://z\ndatabroker_service_url: http://d\nroutes: [{{from: https://auth.corp.test, to: '{to}', allow_public_unauthenticated_access: true}}]\n",
+                base()
+            ),
+            &[("SERVICES", "proxy")],
+        )
+    };
+    assert_eq!(
+        errors(&split("https://auth.corp.test")),
+        ["this route forwards the sign-in host to itself"]
+    );
+    assert!(split("https://authenticate:8443").config.is_some());
+}
+
+#[test]
+fn route_ids_follow_content_and_not_names() {
+    let id = |keys: &str| route(keys).id.clone();
+    assert_eq!(
+        id("to: 'http://a', name: x"),
+        id("to: ['http://a'], name: y")
+    );
+    assert_ne!(
+        id("to: ['http://a', 'http://b']"),
+        id("to: ['http://b', 'http://a']")
+    );
+    assert_ne!(id("to: 'http://a'"), id("to: 'http://a', prefix: /x"));
+    assert_eq!(id("to: 'http://a'").as_str().len(), 16);
+    let sum = |keys: &str| route(keys).checksum;
+    assert_eq!(
+        sum("to: 'http://a', name: x"),
+        sum("to: 'http://a', allow_websockets: true")
+    );
+    assert_ne!(
+        sum("to: 'http://a', prefix_rewrite: /x"),
+        sum("to: 'http://a'")
+    );
+}
+
+#[test]
+fn checksums_are_equal_across_formats_and_processes() {
+    let yaml =
+        config("routes: [{from: https://a, to: http://b, allow_any_authenticated_user: true}]\n")
+            .checksum;
+    let more = "\"routes\": [{\"from\": \"https://a\", \"to\": \"http://b\", \"allow_any_authenticated_user\": true}]";
+    let json = format!(
+        "{{{}, {more}}}",
+        base()
+            .lines()
+            .map(|line| {
+                let (key, value) = line.trim().split_once(": ").unwrap();
+                if value == "true" {
+                    format!("\"{key}\": true")
+                } else {
+                    format!("\"{key}\": \"{value}\"")
+                }
+            })
+            .collect::<Vec<_>>()
+            .join(", ")
+    );
+    let loaded = load_text(
+        Path::new("c.json"),
+        &json,
+        &Environment::default(),
+        &ProcessSecrets::default(),
+    );
+    assert_eq!(
+        loaded
+            .config
+            .unwrap_or_else(|| panic!("{}", loaded.diagnostics))
+            .checksum,
+        yaml
+    );
+    assert_eq!(
+        config("log_level: debug\naddress: ':1'\n").checksum,
+        config("").checksum
+    );
+    assert_ne!(config("cookie_name: x\n").checksum, config("").checksum);
+}
+
+#[test]
+fn names_are_made_from_hosts() {
+    let config = config(
+        "routes:\n- {from: https://a.corp.test, prefix: /x, to: http://u, allow_any_authenticated_user: true}\n- {from: https://a.corp.test, to: http://u, allow_any_authenticated_user: true}\n\
+         - {from: https://b.corp.test, to: http://u, allow_any_authenticated_user: true}\n- {from: https://b.other.test, name: mine, to: http://u, allow_any_authenticated_user: true}\n",
+    );
+    let names: Vec<_> = config
+        .routes
+        .iter()
+        .map(|route| route.name.as_str())
+        .collect();
+    assert_eq!(names, ["a/x", "a", "b.corp", "mine"]);
+}
+
+#[test]
+fn matchers_are_compared_in_normal_form() {
+    assert!(
+        matches!(&route("to: 'http://a', prefix: '/ä'").matcher, PathMatcher::Prefix(path) if path == "/%C3%A4")
+    );
+    assert!(matches!(
+        &route("to: 'http://a', prefix: /").matcher,
+        PathMatcher::Any
+    ));
+    let PathMatcher::Regex(regex) = &route("to: 'http://a', regex: '/a|/b'").matcher else {
+        panic!()
+    };
+    assert!(regex.is_match("/b") && !regex.is_match("/ab") && !regex.is_match("/bc"));
+}
+
+/// The example of the High Availability page, its indentation restored, with a provider's values.
+const PAGE: &str = "idp_provider: google
+idp_client_id: client
+idp_client_secret: secret
+
+grpc_insecure: true
+grpc_address: ':80'
+
+authenticate_service_url: https://authenticate.localhost.pomerium.io:8443
+authorize_service_url: http://pomerium-authorize
+databroker_service_url: http://pomerium-databroker
+
+cookie_secret: WwMtDXWaRDMBQCylle8OJ+w4kLIDIGd8W3cB4/zFFtg=
+shared_secret: 9OkZR6hwfmVD3a7Sfmgq58lUbFJGGz4hl/R9xbHFCAg=
+signing_key: LS0tLS1CRUdJTiBFQyBQUklWQVRFIEtFWS0tLS0tCk1IY0NBUUVFSUhQbkN5MXk0TEZZVkhQb3RzM05rUSttTXJLcDgvVmVWRkRwaUk2TVNxMlVvQW9HQ0NxR1NNNDkKQXdFSG9VUURRZ0FFT1h0VXAxOWFwRnNvVWJoYkI2cExMR1o1WFBXRlE5YWtmeW5ISy9RZ3paNC9MRjZhWEY2egpvS3lHMnNtL2wyajFiQ1JxUGJNd3dEVW9iWFNIODVIeDdRPT0KLS0tLS1FTkQgRUMgUFJJVkFURSBLRVktLS0tLQo=
+
+routes:
+  - from: https://httpbin.localhost.pomerium.io
+    to: https://httpbin.org/get
+    allow_any_authenticated_user: true
+    pass_identity_headers: true
+";
+
+#[test]
+fn the_pages_example_is_valid_in_every_place() {
+    for service in ["all", "proxy", "authorize", "authenticate", "databroker"] {
+        let loaded = loaded_with(PAGE, &[("SERVICES", service), ("INSECURE_SERVER", "true")]);
+        assert!(loaded.config.is_some(), "{service}: {}", loaded.diagnostics);
+        let text = loaded.diagnostics.to_string();
+        assert_eq!(text.matches("warning[public-secret]").count(), 3, "{text}");
+        assert!(
+            !text.contains("LS0tLS1") && !text.contains("9OkZR6"),
+            "{text}"
+        );
+        assert!(text.contains("Pomerium would send `/getx`"), "{text}");
+    }
+    let authorize = loaded_with(PAGE, &[("SERVICES", "authorize")])
+        .config
+        .unwrap();
+    assert_eq!(authorize.listen.grpc, Some("[::]:80".parse().unwrap()));
+    assert_eq!(authorize.grpc.listener, GrpcListenerSecurity::ClearText);
+    let authenticate = loaded_with(PAGE, &[("SERVICES", "authenticate"), ("ADDRESS", ":8443")])
+        .config
+        .unwrap();
+    assert_eq!(
+        authenticate.listen.public,
+        Some("[::]:8443".parse().unwrap())
+    );
+}
