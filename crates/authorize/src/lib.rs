@@ -1,1 +1,155 @@
-//! placeholder
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
+        reason = "tests may panic"
+    )
+)]
+//! The policy decision point: may this request pass, and what does its upstream learn?
+//!
+//! A request brings a credential; the credential names a session; the session, its user and the
+//! request itself are the facts on which the route's policy decides ([`decide`], a pure function).
+//! Facts come from a copy of the databroker's records that follows it ([`replica`]), or, where the
+//! copy is behind, from the databroker itself. What can't be known just now is an error and never
+//! "signed out".
+//!
+//! [`Authorize`] is the service: [`Local`] answers in one process, [`Authorize::routes`] serves the
+//! same answers to proxies over one long stream each, and to Envoy as `ext_authz`.
+
+mod answer;
+mod assertion;
+mod bearer;
+mod certificate;
+mod credential;
+mod decide;
+mod facts;
+mod gather;
+mod headers;
+mod local;
+mod log;
+mod metrics;
+mod records;
+mod replica;
+mod sign_in;
+mod snapshot;
+#[cfg(test)]
+mod testing;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use postern_common::config::Config;
+use postern_common::lifecycle::{Lifecycle, NotReady};
+use postern_common::rpc::Transport;
+use postern_common::rpc::token::TokenKeys;
+use postern_identity::HttpClient;
+use tokio::sync::watch;
+
+pub use local::Local;
+
+use metrics::Metrics;
+use records::KeepTokens;
+use replica::Replica;
+
+/// Name of this part for readiness and health.
+pub const PART: &str = "authorize";
+
+/// The service. Build it, hand out [`Authorize::local`] or [`Authorize::routes`], then run it.
+#[derive(Debug)]
+pub struct Authorize {
+    config: watch::Receiver<Arc<Config>>,
+    local: Arc<Local>,
+    keys: TokenKeys,
+    metrics: Metrics,
+    lifecycle: Lifecycle,
+    not_ready: NotReady,
+}
+
+impl Authorize {
+    /// Needs a tokio runtime. The process is not ready until the first copy of the databroker's
+    /// records is complete; after that its readiness depends on nobody else's.
+    ///
+    /// `http` reaches identity providers, to verify bearer tokens.
+    pub fn new(
+        config: watch::Receiver<Arc<Config>>,
+        databroker: Transport,
+        http: HttpClient,
+        metrics: &postern_common::telemetry::metrics::Metrics,
+        lifecycle: &Lifecycle,
+    ) -> Self {
+        let current = Arc::clone(&config.borrow());
+        let metrics = Metrics::new(metrics);
+        let keys = TokenKeys::new(current.secrets.shared.clone());
+        let replica = Arc::new(Replica::new(databroker, &keys, metrics.clone()));
+        Self {
+            local: Arc::new(Local::new(&current, replica, http, metrics.clone())),
+            not_ready: lifecycle.not_ready(PART),
+            lifecycle: lifecycle.clone(),
+            config,
+            keys,
+            metrics,
+        }
+    }
+
+    /// Decides by function calls.
+    pub fn local(&self) -> Arc<Local> {
+        Arc::clone(&self.local)
+    }
+
+    /// Follows the databroker and the configuration until the process stops.
+    pub async fn run(self) {
+        let Self {
+            config,
+            local,
+            keys,
+            metrics,
+            lifecycle,
+            not_ready,
+        } = self;
+        let (tokens, wanted) = watch::channel(local.snapshot().keep_tokens());
+        let replica = Arc::clone(local.replica());
+        tokio::select! {
+            () = lifecycle.stopping().cancelled_owned() => {}
+            () = replica.follow(wanted, not_ready) => {}
+            () = follow_config(config, &local, &keys, &tokens) => {}
+            () = tell_age(&replica, &metrics) => {}
+        }
+    }
+}
+
+/// Takes over every configuration that is loaded.
+async fn follow_config(
+    mut config: watch::Receiver<Arc<Config>>,
+    local: &Local,
+    keys: &TokenKeys,
+    tokens: &watch::Sender<KeepTokens>,
+) {
+    while config.changed().await.is_ok() {
+        let new = Arc::clone(&config.borrow_and_update());
+        keys.replace(new.secrets.shared.clone());
+        let snapshot = local.load(&new);
+        tokens.send_if_modified(|wanted| {
+            let before = std::mem::replace(wanted, snapshot.keep_tokens());
+            before != *wanted
+        });
+    }
+    // Whoever loads configurations has gone: the last one stays.
+    std::future::pending::<()>().await;
+}
+
+async fn tell_age(replica: &Replica, metrics: &Metrics) {
+    const EVERY: Duration = Duration::from_secs(1);
+    loop {
+        if let Some(age) = replica.age(Timestamp::now()) {
+            metrics.data_age.set(age.as_secs_f64());
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}

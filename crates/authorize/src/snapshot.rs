@@ -1,0 +1,147 @@
+//! A configuration made ready for decisions: everything that depends on it alone is worked out
+//! here, once.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use http::Method;
+use postern_common::authz::CheckRequest;
+use postern_common::config::{
+    BearerTokenFormat, Config, IssuerFormat, PassIdentity, Route, RouteChecksum, RouteId,
+    TemplatePart,
+};
+use postern_common::route::table::IncomingPorts;
+use postern_common::route::{Authority, RouteTable, Target, TargetForm};
+use postern_policy::Fact;
+
+use crate::certificate::CertificateExaminer;
+use crate::records::KeepTokens;
+
+/// One loaded configuration.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub config: Arc<Config>,
+    /// Tells this load from every other one of this process.
+    pub generation: u64,
+    pub certificates: CertificateExaminer,
+    routes: HashMap<RouteId, Arc<LoadedRoute>>,
+    table: RouteTable,
+    provider_ids: Vec<Arc<str>>,
+}
+
+/// A route and what follows from it.
+#[derive(Debug)]
+pub struct LoadedRoute {
+    pub route: Arc<Route>,
+    /// Of whose sessions count here. Empty: no provider is configured.
+    pub provider_id: Option<Arc<str>>,
+    /// Global and own, together; empty: no filter.
+    pub groups_filter: Vec<String>,
+    /// The upstream, or one of its headers, gets an assertion.
+    pub needs_assertion: bool,
+    pub needs_devices: bool,
+    pub record_types: Vec<String>,
+}
+
+impl Snapshot {
+    pub fn new(config: Arc<Config>, generation: u64) -> Self {
+        let routes: HashMap<_, _> = config
+            .routes
+            .iter()
+            .map(|route| (route.id.clone(), Arc::new(LoadedRoute::new(route, &config))))
+            .collect();
+        let of_routes = routes
+            .values()
+            .filter_map(|route| route.provider_id.clone());
+        let provider_ids: BTreeSet<_> = of_routes.chain(config.provider_id.clone()).collect();
+        let ports = IncomingPorts::from_flag(config.flags.match_any_incoming_port);
+        Self {
+            generation,
+            certificates: CertificateExaminer::new(config.downstream_mtls.as_ref()),
+            routes,
+            table: RouteTable::new(&config.routes, ports),
+            provider_ids: provider_ids.into_iter().collect(),
+            config,
+        }
+    }
+
+    pub fn route(&self, id: &RouteId, checksum: RouteChecksum) -> Option<&Arc<LoadedRoute>> {
+        self.routes
+            .get(id)
+            .filter(|loaded| loaded.route.checksum == checksum)
+    }
+
+    /// The route that this configuration has for a request, whatever the proxy matched.
+    pub fn find(&self, request: &CheckRequest) -> Option<&Arc<LoadedRoute>> {
+        let route = self.table.find(&target(request)?).route()?;
+        self.routes.get(&route.id)
+    }
+
+    /// Ids of the providers whose sessions count on our own endpoints: of all routes, because an
+    /// endpoint belongs to its host and not to one of them.
+    pub fn provider_ids(&self) -> &[Arc<str>] {
+        &self.provider_ids
+    }
+
+    /// Whether sessions have to keep the provider's tokens.
+    pub fn keep_tokens(&self) -> KeepTokens {
+        let wants_token =
+            |part: &TemplatePart| matches!(part, TemplatePart::AccessToken | TemplatePart::IdToken);
+        let any = self.config.routes.iter().any(|route| {
+            let mut templates = route.request_headers.set.iter();
+            templates.any(|(_, template)| template.0.iter().any(wants_token))
+        });
+        if any { KeepTokens::Yes } else { KeepTokens::No }
+    }
+}
+
+impl LoadedRoute {
+    fn new(route: &Arc<Route>, config: &Config) -> Self {
+        let templates = &route.request_headers.set;
+        let wants_jwt = templates
+            .iter()
+            .any(|(_, template)| template.0.contains(&TemplatePart::Jwt));
+        let mut groups_filter = config.identity.groups_filter.clone();
+        groups_filter.extend(route.identity.groups_filter.iter().cloned());
+        let needs = route.policy.needs();
+        Self {
+            provider_id: config.provider_id(Some(route)).cloned(),
+            groups_filter,
+            needs_assertion: route.identity.headers == PassIdentity::Yes
+                || wants_jwt
+                || route.kubernetes_token.is_some(),
+            needs_devices: needs.reads(Fact::Devices),
+            record_types: needs.record_types().map(str::to_owned).collect(),
+            route: Arc::clone(route),
+        }
+    }
+
+    pub fn bearer(&self) -> BearerTokenFormat {
+        self.route.bearer.format
+    }
+
+    pub fn issuer(&self) -> IssuerFormat {
+        self.route.identity.issuer
+    }
+}
+
+/// A question's target in the form that route tables look up. It is in normal form already.
+fn target(request: &CheckRequest) -> Option<Target> {
+    let authority = Authority::parse(&request.host, request.scheme).ok()?;
+    let form = if request.method == Method::CONNECT && request.path.is_empty() {
+        let port = authority.port().unwrap_or(443);
+        TargetForm::Tunnel {
+            host_and_port: format!("{}:{port}", authority.name()).into(),
+        }
+    } else {
+        TargetForm::Resource {
+            path: Arc::clone(&request.path),
+            query: request.query.clone(),
+        }
+    };
+    Some(Target {
+        scheme: request.scheme,
+        authority,
+        form,
+    })
+}
