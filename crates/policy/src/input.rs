@@ -49,7 +49,8 @@ impl Input<'_> {
 pub struct Http<'a> {
     /// In upper case, as on the wire.
     pub method: &'a str,
-    /// Normalised and percent-decoded, without the query.
+    /// Normalised and percent-decoded, without the query. A request whose path does not decode to
+    /// text has no path that could be judged: refuse it before.
     pub path: &'a str,
     /// Header `Origin`, `None` also when it is no text.
     pub origin: Option<&'a str>,
