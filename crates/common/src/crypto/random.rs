@@ -6,6 +6,10 @@
 use rand::RngCore as _;
 
 /// Random bytes from a generator that the system seeds and that is fit for keys and nonces.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the place that everybody else is sent to"
+)]
 pub fn bytes<const N: usize>() -> [u8; N] {
     let mut out = [0; N];
     rand::rng().fill_bytes(&mut out);

@@ -234,6 +234,11 @@ impl SignIn {
         }
     }
 
+    /// PKCE challenge (S256) of the verifier.
+    pub fn code_challenge(&self) -> String {
+        base64url(Sha256::digest(&self.pkce_verifier))
+    }
+
     /// Whether it began at most five minutes ago (nor so far in the future).
     pub fn is_fresh(&self, now: Timestamp) -> bool {
         now.as_second().abs_diff(self.begun) <= STATE_LIFETIME.as_secs().unsigned_abs()

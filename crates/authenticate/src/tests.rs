@@ -1,0 +1,7 @@
+//! The service behind its router, with a provider and a databroker inside the test.
+
+mod c_cases;
+mod databroker;
+mod idp;
+mod security;
+mod support;
