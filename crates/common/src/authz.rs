@@ -4,6 +4,8 @@
 //! function call, across the network it travels on a stream (`postern.authorize.v1`) or as Envoy's
 //! `ext_authz`; all three carry exactly these types.
 
+pub mod wire;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
