@@ -1,3 +1,7 @@
+//! Postern as one process, and its command line.
+//!
+//! [`run`] is the only file that knows all four services; [`demo`] is everything around them that
+//! it takes to try them.
 #![cfg_attr(
     test,
     allow(
@@ -11,9 +15,5 @@
         reason = "tests may panic"
     )
 )]
-//! Postern as one process, and its command line.
 
-pub mod demo {
-    //! What the demo is made of.
-    pub mod idp;
-}
+pub mod demo;

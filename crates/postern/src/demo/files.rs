@@ -31,7 +31,11 @@ struct ConfigFile<'a> {
 }
 
 /// Writes `config.yaml` into `directory`, unless somebody has edited one there already.
-pub fn ensure_config(directory: &Path, places: &Places, split: bool) -> Result<PathBuf, WriteError> {
+pub fn ensure_config(
+    directory: &Path,
+    places: &Places,
+    split: bool,
+) -> Result<PathBuf, WriteError> {
     let path = directory.join("config.yaml");
     if path.exists() {
         return Ok(path);

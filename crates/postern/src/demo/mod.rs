@@ -6,20 +6,26 @@
 
 mod certificates;
 mod files;
-mod idp;
+pub mod idp;
+mod parts;
 mod processes;
-mod sample;
+pub mod sample;
 mod text;
+mod tls_listener;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
 
 pub use certificates::{CertificateError, CertificateFiles, ensure as ensure_certificates};
 use files::WriteError;
+use idp::DemoIdp;
+use parts::{Part, PartError};
+use postern_common::tls::{PemError, TlsError, Trust, pem};
 use processes::{ProcessError, Processes};
+use sample::{KeysError, PublishedKeys};
 
 /// How many processes the demo's Postern is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -31,7 +37,10 @@ pub enum Layout {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct DemoArgs {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// One process for all services, or one for each
     #[arg(long, value_enum, default_value = "all")]
     services: Layout,
@@ -95,14 +104,29 @@ pub enum DemoError {
         #[source]
         source: std::io::Error,
     },
-    #[error("the demo cannot reach its own Postern")]
-    Client(#[source] sample::KeysError),
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    #[error(transparent)]
+    Trust(#[from] TlsError),
+    #[error("cannot read the demo's own certificate authority")]
+    Authority(#[from] PemError),
+    #[error("cannot read {}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Part(#[from] PartError),
     #[error(transparent)]
     Process(#[from] ProcessError),
 }
 
 /// Runs until interrupted.
 pub async fn run(args: DemoArgs) -> Result<(), DemoError> {
+    if let Some(part) = args.part {
+        return Ok(parts::run(part).await?);
+    }
     let temporary;
     let directory = match args.write {
         Some(directory) => directory,
@@ -120,11 +144,10 @@ pub async fn run(args: DemoArgs) -> Result<(), DemoError> {
 
     let provider = listen(places.ports.address(Ports::PROVIDER)).await?;
     let application = listen(places.ports.address(Ports::SAMPLE)).await?;
-    let keys = sample::PublishedKeys::new(&places).map_err(DemoError::Client)?;
-    let provider = axum::serve(provider, idp::router(idp::DemoIdp::for_postern_at(
-            &places.provider,
-            &places.authenticate,
-        )));
+    let urls = [&places.hello, &places.engineering, &places.public].map(String::clone);
+    let keys = PublishedKeys::new(&urls, &trust(&places.certificates.authority)?)?;
+    let idp = DemoIdp::for_postern_at(&places.provider, &places.authenticate);
+    let provider = axum::serve(provider, idp::router(idp));
     let application = axum::serve(application, sample::router(Arc::new(keys)));
 
     let mut processes = Processes::start(args.services, &config, &directory, &places)?;
@@ -164,6 +187,16 @@ impl Places {
             ports,
         }
     }
+}
+
+/// The system's authorities and the one in `file`.
+fn trust(file: &Path) -> Result<Trust, DemoError> {
+    let text = std::fs::read(file).map_err(|source| DemoError::Read {
+        path: file.to_owned(),
+        source,
+    })?;
+    let origin = file.display().to_string();
+    Ok(Trust::system().and(&pem::certificates(&text, &origin)?, &origin)?)
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, DemoError> {

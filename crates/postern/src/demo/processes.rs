@@ -137,7 +137,10 @@ fn plans(layout: Layout, places: &Places) -> Vec<Plan> {
     match layout {
         Layout::All => vec![Plan {
             name: "postern".to_owned(),
-            environment: vec![("GRPC_ADDRESS", places.ports.address(Ports::AUTHORIZE).to_string())],
+            environment: vec![(
+                "GRPC_ADDRESS",
+                places.ports.address(Ports::AUTHORIZE).to_string(),
+            )],
             health: health(0),
         }],
         Layout::Split => Service::ALL
@@ -149,15 +152,18 @@ fn plans(layout: Layout, places: &Places) -> Vec<Plan> {
                     ("SERVICES", service.to_string()),
                     match service {
                         Service::Proxy => ("ADDRESS", places.address.to_string()),
-                        Service::Authenticate => {
-                            ("ADDRESS", places.ports.address(Ports::AUTHENTICATE).to_string())
-                        }
-                        Service::Authorize => {
-                            ("GRPC_ADDRESS", places.ports.address(Ports::AUTHORIZE).to_string())
-                        }
-                        Service::Databroker => {
-                            ("GRPC_ADDRESS", places.ports.address(Ports::DATABROKER).to_string())
-                        }
+                        Service::Authenticate => (
+                            "ADDRESS",
+                            places.ports.address(Ports::AUTHENTICATE).to_string(),
+                        ),
+                        Service::Authorize => (
+                            "GRPC_ADDRESS",
+                            places.ports.address(Ports::AUTHORIZE).to_string(),
+                        ),
+                        Service::Databroker => (
+                            "GRPC_ADDRESS",
+                            places.ports.address(Ports::DATABROKER).to_string(),
+                        ),
                     },
                 ],
                 health: health(offset),

@@ -9,31 +9,89 @@ use std::sync::Arc;
 use askama::Template;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::sse::{Event, Sse};
 use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::any;
 use axum::{Router, body::Body};
 use futures::StreamExt;
 use jsonwebtoken::jwk::JwkSet;
+use postern_common::config::DnsOptions;
+use postern_common::http_client::{HttpsClient, Limits};
+use postern_common::net::{LookupError, Resolver};
+use postern_common::tls::{TlsError, Trust};
 use serde::Serialize;
+use url::Url;
 
 /// The header that carries the assertion.
 const ASSERTION: &str = "x-pomerium-jwt-assertion";
 
-/// Where the application gets the keys that verify assertions.
-pub trait AssertionKeys: Send + Sync + 'static {
-    /// The keys published for `host`, or why they can't be had.
-    fn keys(&self, host: &str) -> futures::future::BoxFuture<'_, Result<JwkSet, String>>;
-}
-
 /// Any path shows the request; `/ws` echoes a WebSocket, `/events` sends a few events.
-pub fn router(keys: Arc<dyn AssertionKeys>) -> Router {
+pub fn router(keys: Arc<PublishedKeys>) -> Router {
     Router::new()
         .route("/ws", any(websocket))
         .route("/events", any(events))
         .fallback(show)
         .with_state(keys)
+}
+
+/// The keys that verify assertions for this application, as Postern publishes them on its hosts.
+pub struct PublishedKeys {
+    /// The host names that this application is reached by from outside.
+    audiences: Vec<String>,
+    /// On one of those hosts; all of them publish the same keys.
+    url: Uri,
+    client: HttpsClient,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    #[error("the application needs an https URL that it is reached by, not {0:?}")]
+    Url(String),
+    #[error(transparent)]
+    Resolver(#[from] LookupError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+impl PublishedKeys {
+    /// For an application that is reached by `urls` from outside, over certificates of `trust`.
+    pub fn new(urls: &[String], trust: &Trust) -> Result<Self, KeysError> {
+        let wrong = |url: &str| KeysError::Url(url.to_owned());
+        let audiences = urls
+            .iter()
+            .map(|url| {
+                let parsed = Url::parse(url).map_err(|_| wrong(url))?;
+                parsed.host_str().map(str::to_owned).ok_or(wrong(url))
+            })
+            .collect::<Result<_, _>>()?;
+        let first = urls.first().ok_or(wrong(""))?.trim_end_matches('/');
+        let url = format!("{first}/.well-known/pomerium/jwks.json")
+            .parse()
+            .map_err(|_| wrong(first))?;
+        let resolver = Resolver::new(DnsOptions::default())?;
+        let client = HttpsClient::new(resolver, trust)?;
+        Ok(Self {
+            audiences,
+            url,
+            client,
+        })
+    }
+
+    async fn fetch(&self) -> Result<JwkSet, String> {
+        let mut request = axum::http::Request::new(Vec::new());
+        *request.uri_mut() = self.url.clone();
+        let answer = self
+            .client
+            .send(request, Limits::default())
+            .await
+            .map_err(|error| error.to_string())?;
+        if answer.status() != StatusCode::OK {
+            return Err(format!("{} answers {}", self.url, answer.status()));
+        }
+        serde_json::from_slice(answer.body()).map_err(|error| format!("{}: {error}", self.url))
+    }
 }
 
 /// What came with a request.
@@ -62,9 +120,10 @@ struct Page<'a> {
     seen: &'a Seen,
 }
 
-async fn show(State(keys): State<Arc<dyn AssertionKeys>>, request: Request<Body>) -> Response {
-    let seen = look(&*keys, &request).await;
-    if wants_json(request.headers()) {
+async fn show(State(keys): State<Arc<PublishedKeys>>, request: Request<Body>) -> Response {
+    let (request, _body) = request.into_parts();
+    let seen = look(&keys, &request).await;
+    if wants_json(&request.headers) {
         return Json(seen).into_response();
     }
     let page = Page {
@@ -77,20 +136,20 @@ async fn show(State(keys): State<Arc<dyn AssertionKeys>>, request: Request<Body>
     }
 }
 
-async fn look(keys: &dyn AssertionKeys, request: &Request<Body>) -> Seen {
-    let headers = request.headers();
+async fn look(keys: &PublishedKeys, request: &Parts) -> Seen {
+    let headers = &request.headers;
     let host = text(headers, header::HOST.as_str())
-        .or_else(|| request.uri().host().map(str::to_owned))
+        .or_else(|| request.uri.host().map(str::to_owned))
         .unwrap_or_default();
     let assertion = match text(headers, ASSERTION).filter(|value| !value.is_empty()) {
         None => Assertion::Absent,
         Some(token) => verify(keys, &token).await,
     };
     Seen {
-        method: request.method().to_string(),
+        method: request.method.to_string(),
         host,
-        path: request.uri().path().to_owned(),
-        query: request.uri().query().map(str::to_owned),
+        path: request.uri.path().to_owned(),
+        query: request.uri.query().map(str::to_owned),
         headers: headers
             .iter()
             .map(|(name, value)| {
@@ -104,9 +163,8 @@ async fn look(keys: &dyn AssertionKeys, request: &Request<Body>) -> Seen {
     }
 }
 
-/// Only what the keys prove is believed, the audience included: it names the host whose keys are
-/// asked, so a made-up one finds no key.
-async fn verify(keys: &dyn AssertionKeys, token: &str) -> Assertion {
+/// Only what the published keys prove is believed.
+async fn verify(keys: &PublishedKeys, token: &str) -> Assertion {
     match verified_claims(keys, token).await {
         Ok(claims) => Assertion::Verified(claims),
         Err(reason) => Assertion::Refused(reason),
@@ -114,26 +172,18 @@ async fn verify(keys: &dyn AssertionKeys, token: &str) -> Assertion {
 }
 
 async fn verified_claims(
-    keys: &dyn AssertionKeys,
+    keys: &PublishedKeys,
     token: &str,
 ) -> Result<serde_json::Map<String, serde_json::Value>, String> {
     let header = jsonwebtoken::decode_header(token).map_err(|error| error.to_string())?;
     let kid = header.kid.ok_or("the assertion names no key")?;
-    let unverified = jsonwebtoken::dangerous::insecure_decode::<serde_json::Value>(token)
-        .map_err(|error| error.to_string())?;
-    let audience = unverified
-        .claims
-        .get("aud")
-        .and_then(|aud| aud.as_str())
-        .ok_or("the assertion names no audience")?
-        .to_owned();
-    let set = keys.keys(&audience).await?;
+    let set = keys.fetch().await?;
     let key = set
         .find(&kid)
-        .ok_or_else(|| format!("no key {kid} is published for {audience}"))?;
+        .ok_or_else(|| format!("no key {kid} is published"))?;
     let decoding = jsonwebtoken::DecodingKey::from_jwk(key).map_err(|error| error.to_string())?;
     let mut rules = jsonwebtoken::Validation::new(header.alg);
-    rules.set_audience(&[audience]);
+    rules.set_audience(&keys.audiences);
     rules.set_required_spec_claims(&["exp", "aud"]);
     jsonwebtoken::decode(token, &decoding, &rules)
         .map(|data| data.claims)
@@ -157,9 +207,8 @@ fn greeting(assertion: &Assertion) -> String {
 }
 
 fn wants_json(headers: &HeaderMap) -> bool {
-    text(headers, header::ACCEPT.as_str()).is_some_and(|accept| {
-        accept.contains("application/json") && !accept.contains("text/html")
-    })
+    text(headers, header::ACCEPT.as_str())
+        .is_some_and(|accept| accept.contains("application/json") && !accept.contains("text/html"))
 }
 
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {
@@ -187,12 +236,11 @@ async fn echo(mut socket: WebSocket) {
 }
 
 async fn events() -> impl IntoResponse {
-    let ticks = futures::stream::iter(1..=5)
-        .then(|number| async move {
-            if number > 1 {
-                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-            }
-            Ok::<_, Infallible>(Event::default().data(format!("event {number} of 5")))
-        });
+    let ticks = futures::stream::iter(1..=5).then(|number| async move {
+        if number > 1 {
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        }
+        Ok::<_, Infallible>(Event::default().data(format!("event {number} of 5")))
+    });
     Sse::new(ticks)
 }
