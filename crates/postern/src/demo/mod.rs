@@ -127,17 +127,11 @@ pub async fn run(args: DemoArgs) -> Result<(), DemoError> {
     if let Some(part) = args.part {
         return Ok(parts::run(part).await?);
     }
-    let temporary;
-    let directory = match args.write {
-        Some(directory) => directory,
-        None => {
-            temporary = tempfile::Builder::new()
-                .prefix("postern-demo-")
-                .tempdir()
-                .map_err(DemoError::Directory)?;
-            temporary.path().to_owned()
-        }
-    };
+    let temporary = tempfile::Builder::new()
+        .prefix("postern-demo-")
+        .tempdir()
+        .map_err(DemoError::Directory)?;
+    let directory = args.write.unwrap_or_else(|| temporary.path().to_owned());
     let names = ["localhost".to_owned(), "*.localhost".to_owned()];
     let places = Places::new(args.port, certificates::ensure(&directory, &names)?);
     let config = files::ensure_config(&directory, &places, args.services == Layout::Split)?;
