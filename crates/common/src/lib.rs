@@ -17,6 +17,7 @@ pub mod authz;
 pub mod config;
 pub mod crypto;
 pub mod http_client;
+pub mod launch;
 pub mod lifecycle;
 pub mod net;
 pub mod route;

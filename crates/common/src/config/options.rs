@@ -79,6 +79,16 @@ impl Service {
             Self::Databroker => "databroker",
         }
     }
+
+    /// The binary that has this service alone.
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Proxy => "postern-proxy",
+            Self::Authorize => "postern-authorize",
+            Self::Authenticate => "postern-authenticate",
+            Self::Databroker => "postern-databroker",
+        }
+    }
 }
 
 impl fmt::Display for Service {
@@ -123,7 +133,7 @@ impl Services {
     /// The `service` label of logs and metrics: `postern`, or `postern-proxy` for one.
     pub fn label(&self) -> String {
         match self.0.as_slice() {
-            [one] => format!("postern-{one}"),
+            [one] => one.program().to_owned(),
             _ => "postern".to_owned(),
         }
     }

@@ -94,6 +94,24 @@ impl Levels {
     }
 }
 
+/// Changes the levels of the running log; it does not keep the log alive.
+#[derive(Clone)]
+pub struct LevelSwitch(reload::Handle<Targets, Registry>);
+
+impl LevelSwitch {
+    /// Takes new levels over at once.
+    pub fn set(&self, levels: Levels) {
+        // Fails only when the subscriber is gone, and then there is nothing to set.
+        let _ = self.0.reload(levels.targets());
+    }
+}
+
+impl fmt::Debug for LevelSwitch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LevelSwitch").finish_non_exhaustive()
+    }
+}
+
 /// The running log. Keep it until the process ends: dropping it writes what still waits.
 #[must_use = "dropping the log ends it"]
 pub struct Log {
@@ -135,10 +153,9 @@ impl Log {
         })
     }
 
-    /// Takes new levels over at once.
-    pub fn set_levels(&self, levels: Levels) {
-        // Fails only when the subscriber is gone, and then there is nothing to set.
-        let _ = self.levels.reload(levels.targets());
+    /// Changes the levels of the running log.
+    pub fn levels(&self) -> LevelSwitch {
+        LevelSwitch(self.levels.clone())
     }
 }
 
