@@ -23,6 +23,7 @@ mod callback;
 mod pages;
 mod records;
 pub mod routes;
+pub mod serve;
 mod session;
 mod sign_in;
 mod sign_out;
@@ -31,18 +32,27 @@ mod snapshot;
 mod tests;
 mod verify;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use postern_common::config::Config;
+use postern_common::lifecycle::Lifecycle;
 use postern_common::rpc::token::TokenKeys;
 use postern_common::rpc::transport::Transport;
+use postern_common::tls::TlsError;
 use postern_identity::HttpClient;
+use serve::ListenerTls;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use records::Records;
 use snapshot::Snapshot;
 
 pub use routes::router;
+
+/// Name of this part for readiness.
+pub const PART: &str = "authenticate";
 
 /// The service: what it follows the configuration with, and its way to the databroker.
 #[derive(Debug)]
@@ -73,4 +83,66 @@ impl Authenticate {
         let next = Snapshot::new(config, &self.http, Some(&previous.providers));
         self.snapshot.store(Arc::new(next));
     }
+}
+
+/// Why the service can't run by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("authenticate has no address to listen on: set `address`")]
+    NoAddress,
+    #[error(
+        "cannot listen on {address}: {source}; is another process using the port, or does a port \
+         below 1024 need CAP_NET_BIND_SERVICE or another `address`?"
+    )]
+    Bind {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
+    #[error("TLS of the listener")]
+    Tls(#[from] TlsError),
+}
+
+/// Takes over every configuration that is loaded, until the process stops.
+pub async fn follow(
+    service: Arc<Authenticate>,
+    tls: Option<ListenerTls>,
+    mut config: watch::Receiver<Arc<Config>>,
+    lifecycle: &Lifecycle,
+) {
+    let stop = lifecycle.stopping();
+    while let Some(Ok(())) = stop.run_until_cancelled(config.changed()).await {
+        let new = Arc::clone(&config.borrow_and_update());
+        if let Some(tls) = &tls {
+            tls.follow(&new);
+        }
+        service.configure(new);
+    }
+}
+
+/// The service on its own listener, as in split mode. Returns once it listens; what follows runs
+/// in tasks of `lifecycle`. Its readiness depends on nobody else's: without the databroker or the
+/// provider it answers with pages that say so.
+pub async fn run(
+    config: watch::Receiver<Arc<Config>>,
+    databroker: Transport,
+    http: HttpClient,
+    lifecycle: &Lifecycle,
+) -> Result<(), RunError> {
+    let not_ready = lifecycle.not_ready(PART);
+    let current = Arc::clone(&config.borrow());
+    let address = current.listen.public.ok_or(RunError::NoAddress)?;
+    let tls = ListenerTls::new(&current)?;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|source| RunError::Bind { address, source })?;
+    let service = Authenticate::new(current, databroker, http);
+    let router = router(Arc::clone(&service));
+    let (followed, serving) = (lifecycle.clone(), lifecycle.clone());
+    let swapped = tls.clone();
+    lifecycle.spawn(async move { follow(service, swapped, config, &followed).await });
+    lifecycle.spawn_critical(PART, async move {
+        serve::serve(listener, tls, router, &serving).await;
+    });
+    not_ready.ready();
+    Ok(())
 }

@@ -3,5 +3,6 @@
 mod c_cases;
 mod databroker;
 mod idp;
+mod listener;
 mod security;
 mod support;
