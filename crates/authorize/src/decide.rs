@@ -182,12 +182,10 @@ fn devices(person: &Person) -> impl Iterator<Item = policy::Device<'_>> {
     })
 }
 
-/// The path for the policy. What is no text after decoding stays as it is, so that it matches only
-/// rules that are written that way.
+/// The path for the policy. Bytes that are no text become U+FFFD, so that what stands before and
+/// after them is still judged: a rule about `/admin` also sees `/%61dmin%ff`.
 fn decoded(path: &str) -> Cow<'_, str> {
-    percent_decode_str(path)
-        .decode_utf8()
-        .unwrap_or(Cow::Borrowed(path))
+    percent_decode_str(path).decode_utf8_lossy()
 }
 
 #[cfg(test)]

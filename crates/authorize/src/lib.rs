@@ -26,8 +26,10 @@ mod answer;
 mod assertion;
 mod bearer;
 mod certificate;
+mod contacts;
 mod credential;
 mod decide;
+mod ext_authz;
 mod facts;
 mod gather;
 mod headers;
@@ -36,6 +38,7 @@ mod log;
 mod metrics;
 mod records;
 mod replica;
+mod server;
 mod sign_in;
 mod snapshot;
 #[cfg(test)]
@@ -45,18 +48,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_common::config::Config;
+use postern_common::config::{Config, ExtAuthzCallers};
 use postern_common::lifecycle::{Lifecycle, NotReady};
 use postern_common::rpc::Transport;
-use postern_common::rpc::token::TokenKeys;
+use postern_common::rpc::stubs::authorize::decisions_server::DecisionsServer;
+use postern_common::rpc::stubs::ext_authz::authorization_server::AuthorizationServer;
+use postern_common::rpc::token::{self, TokenKeys};
 use postern_identity::HttpClient;
 use tokio::sync::watch;
+use tonic::service::Routes;
 
 pub use local::Local;
 
+use contacts::Contacts;
+use ext_authz::ExtAuthz;
 use metrics::Metrics;
 use records::KeepTokens;
 use replica::Replica;
+use server::Server;
+
+/// Largest message of questions, in bytes: a batch of them with all their headers.
+const LARGEST_QUESTIONS: usize = 16 * 1024 * 1024;
 
 /// Name of this part for readiness and health.
 pub const PART: &str = "authorize";
@@ -101,6 +113,22 @@ impl Authorize {
     /// Decides by function calls.
     pub fn local(&self) -> Arc<Local> {
         Arc::clone(&self.local)
+    }
+
+    /// The same decisions for proxies and Envoys elsewhere. Every call needs a token; Envoy's may
+    /// do without when the configuration says so, which counts from the next start.
+    pub fn routes(&self) -> Routes {
+        let contacts = Contacts::new(self.metrics.configurations.clone());
+        let decisions = Server::new(self.local(), contacts);
+        let routes = Routes::new(
+            DecisionsServer::new(decisions).max_decoding_message_size(LARGEST_QUESTIONS),
+        )
+        .add_service(AuthorizationServer::new(ExtAuthz::new(self.local())));
+        let open: &[&str] = match self.config.borrow().grpc.ext_authz {
+            ExtAuthzCallers::OwnServicesOnly => &[],
+            ExtAuthzCallers::Anyone => &[ext_authz::CHECK],
+        };
+        token::require(routes, self.keys.clone(), open)
     }
 
     /// Follows the databroker and the configuration until the process stops.

@@ -109,6 +109,11 @@ impl Local {
         &self.replica
     }
 
+    /// As [`Authorizer::revisits`].
+    pub fn revisits_now(&self) -> broadcast::Receiver<Revisit> {
+        self.replica.revisits()
+    }
+
     /// Decides. Waits only when the copy does not have what the credential names.
     pub async fn decide(&self, request: &CheckRequest) -> Result<Decision, AuthorizeError> {
         let begun = Instant::now();

@@ -28,7 +28,7 @@ pub struct Metrics {
     pub sync_latest_failures: Counter,
     /// Seconds.
     pub data_age: Gauge<f64, std::sync::atomic::AtomicU64>,
-    /// Distinct configurations that proxies in contact run, ours included.
+    /// Distinct configurations that proxies in contact run.
     pub configurations: Gauge,
 }
 
@@ -107,7 +107,7 @@ impl Metrics {
             ),
             configurations: metrics.add(
                 "postern_authorize_configurations",
-                "Different configurations in contact, this service's own included",
+                "Different configurations of the proxies in contact",
                 Gauge::default(),
             ),
         }

@@ -12,6 +12,7 @@ use postern_common::config::{
 };
 use postern_common::route::table::IncomingPorts;
 use postern_common::route::{Authority, RouteTable, Target, TargetForm};
+use postern_common::web::page::Look;
 use postern_policy::Fact;
 
 use crate::certificate::CertificateExaminer;
@@ -24,6 +25,8 @@ pub struct Snapshot {
     /// Tells this load from every other one of this process.
     pub generation: u64,
     pub certificates: CertificateExaminer,
+    /// How refusals look that are answered from here, for Envoy.
+    pub look: Look,
     routes: HashMap<RouteId, Arc<LoadedRoute>>,
     table: RouteTable,
     provider_ids: Vec<Arc<str>>,
@@ -58,6 +61,7 @@ impl Snapshot {
         Self {
             generation,
             certificates: CertificateExaminer::new(config.downstream_mtls.as_ref()),
+            look: Look::new(&config.branding),
             routes,
             table: RouteTable::new(&config.routes, ports),
             provider_ids: provider_ids.into_iter().collect(),
