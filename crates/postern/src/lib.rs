@@ -16,4 +16,5 @@
     )
 )]
 
+pub mod check;
 pub mod demo;

@@ -234,6 +234,21 @@ impl Diagnostics {
         self.iter().filter(|d| d.severity == severity).count()
     }
 
+    /// As `check --strict` sees them: unknown keys and what endangers people are errors.
+    #[must_use]
+    pub fn strict(mut self) -> Self {
+        for diagnostic in &mut self.0 {
+            let refused = matches!(
+                diagnostic.code,
+                code::UNKNOWN_KEY | code::PUBLIC_SECRET | code::INSECURE
+            );
+            if refused && diagnostic.severity == Severity::Warning {
+                diagnostic.severity = Severity::Error;
+            }
+        }
+        self
+    }
+
     /// In the order of the text, the environment last, what has no place first.
     pub fn sort(&mut self) {
         self.0.sort_by_key(|diagnostic| match &diagnostic.place {
@@ -292,7 +307,7 @@ mod tests {
     fn s16_secrets_are_not_shown() {
         let text = "shared_secret: hunter2 # x\n";
         let source = SourceText::new("c.yaml", text);
-        source.mask(vec![15..22]);
+        source.mask(std::iter::once(15..22).collect());
         let place = Place::Text {
             source,
             span: 15..22,

@@ -104,16 +104,17 @@ pub fn load_text(
 fn read_file(path: &Path, diagnostics: &mut Diagnostics) -> Option<Arc<SourceText>> {
     let shown = path.display().to_string();
     match read_bounded(path) {
-        Ok(bytes) => match String::from_utf8(bytes) {
-            Ok(text) => Some(SourceText::new(shown, text)),
-            Err(_) => {
+        Ok(bytes) => {
+            if let Ok(text) = String::from_utf8(bytes) {
+                Some(SourceText::new(shown, text))
+            } else {
                 diagnostics.push(Diagnostic::error(
                     code::FILE,
                     format!("{shown} is not text in UTF-8"),
                 ));
                 None
             }
-        },
+        }
         Err(error) => {
             let mut diagnostic = Diagnostic::error(code::FILE, unreadable(path, &error));
             if let Some(help) = remedy(path, &error) {
@@ -194,18 +195,10 @@ fn config(load: &mut Load<'_>, map: &Map, origin: &Origin) -> Option<Config> {
     let flags = observe::flags(load, root);
     let signout_redirect_url = root.url(load, "signout_redirect_url").map(|url| url.value);
 
-    let written = |load: &mut Load<'_>, name: &str| {
-        root.text(load, name)
-            .map(|text| text.value)
-            .unwrap_or_default()
-    };
-    let provider_name = written(load, "idp_provider").to_ascii_lowercase();
-    let provider_name = if provider_name == "keycloak" {
-        "oidc".to_owned()
-    } else {
-        provider_name
-    };
-    let authenticate_url = written(load, "authenticate_service_url");
+    // As written: a slash at the end is part of a provider's id.
+    let authenticate_url = root
+        .text(load, "authenticate_service_url")
+        .map_or_else(String::new, |text| text.value);
     let upgrades = root.list(load, "allow_upgrades").unwrap_or_default();
     let defaults = route::Defaults {
         path: http.path,
@@ -220,19 +213,13 @@ fn config(load: &mut Load<'_>, map: &Map, origin: &Origin) -> Option<Config> {
         bearer: sign_in::bearer_format(load, root).unwrap_or(BearerTokenFormat::Default),
         verifiers: &jwt_verifiers,
         provider: provider.as_ref(),
-        provider_name: provider_name.clone(),
         authenticate_url: authenticate_url.clone(),
         mtls: downstream_mtls.as_ref().map(|mtls| mtls.enforcement),
     };
     let routes = route::routes(load, root, &defaults);
-    let provider_id = provider.as_ref().map(|provider| {
-        sign_in::id_of(
-            provider,
-            &provider.client,
-            &provider_name,
-            &authenticate_url,
-        )
-    });
+    let provider_id = provider
+        .as_ref()
+        .map(|provider| sign_in::id_of(provider, &provider.client, &authenticate_url));
     if let Some(urls) = &urls {
         relations::check(load, &routes, urls, &services);
     }

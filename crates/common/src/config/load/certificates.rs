@@ -183,31 +183,30 @@ fn server_certificate(
         return None;
     };
     let certified = CertifiedKey::new(chain, signer);
-    if let Err(error) = certified.keys_match() {
-        if !matches!(
+    if let Err(error) = certified.keys_match()
+        && !matches!(
             error,
             rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)
-        ) {
-            load.say(
-                Diagnostic::error(
-                    code::CERTIFICATE,
-                    format!(
-                        "the key in {} does not belong to the certificate in {}",
-                        key.origin, cert.origin
-                    ),
-                )
-                .at(&key.place)
-                .help("give the key that the certificate was made for"),
-            );
-            return None;
-        }
+        )
+    {
+        load.say(
+            Diagnostic::error(
+                code::CERTIFICATE,
+                format!(
+                    "the key in {} does not belong to the certificate in {}",
+                    key.origin, cert.origin
+                ),
+            )
+            .at(&key.place)
+            .help("give the key that the certificate was made for"),
+        );
+        return None;
     }
-    match named(certified, cert.origin.clone(), false) {
-        Some(certificate) => Some(Arc::new(certificate)),
-        None => {
-            load.say(damaged(cert));
-            None
-        }
+    if let Some(certificate) = named(certified, cert.origin.clone(), false) {
+        Some(Arc::new(certificate))
+    } else {
+        load.say(damaged(cert));
+        None
     }
 }
 
@@ -288,21 +287,20 @@ fn damaged(pem: &Pem) -> Diagnostic {
 
 /// The first private key of a PEM text.
 pub fn private_key(load: &mut Load<'_>, pem: &Pem) -> Option<PrivateKeyDer<'static>> {
-    match PrivateKeyDer::from_pem_slice(&pem.bytes) {
-        Ok(key) => Some(key),
-        Err(_) => {
-            load.say(
-                Diagnostic::error(
-                    code::CERTIFICATE,
-                    format!(
-                        "there is no private key in {}, or it is damaged or encrypted",
-                        pem.origin
-                    ),
-                )
-                .at(&pem.place),
-            );
-            None
-        }
+    if let Ok(key) = PrivateKeyDer::from_pem_slice(&pem.bytes) {
+        Some(key)
+    } else {
+        load.say(
+            Diagnostic::error(
+                code::CERTIFICATE,
+                format!(
+                    "there is no private key in {}, or it is damaged or encrypted",
+                    pem.origin
+                ),
+            )
+            .at(&pem.place),
+        );
+        None
     }
 }
 

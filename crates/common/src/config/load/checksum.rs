@@ -242,16 +242,15 @@ fn entry(out: &mut Vec<u8>, name: &str, node: Option<&Node>, digests: &BTreeMap<
 fn value(out: &mut Vec<u8>, node: &Node, digests: &BTreeMap<String, u64>) {
     match &node.value {
         Value::Null => out.push(b'0'),
-        Value::Scalar(scalar) => match digests.get(&scalar.text) {
-            Some(digest) => {
+        Value::Scalar(scalar) => {
+            if let Some(digest) = digests.get(&scalar.text) {
                 out.push(b'f');
                 out.extend(digest.to_le_bytes());
-            }
-            None => {
+            } else {
                 out.push(b's');
                 text(out, &scalar.text);
             }
-        },
+        }
         Value::List(items) => {
             out.push(b'l');
             length(out, items.len());

@@ -25,16 +25,16 @@ pub fn http(load: &mut Load<'_>, root: Section<'_>, tls: &ServerTls) -> HttpOpti
             ("http3", None),
         ],
     );
-    if codec == Some(None) {
-        if let Some(node) = root.node("codec_type") {
-            load.say(
-                Diagnostic::warning(
-                    code::UNSUPPORTED,
-                    "`codec_type: http3` is not supported yet; HTTP/1.1 and HTTP/2 are served",
-                )
-                .at(&node.place),
-            );
-        }
+    if codec == Some(None)
+        && let Some(node) = root.node("codec_type")
+    {
+        load.say(
+            Diagnostic::warning(
+                code::UNSUPPORTED,
+                "`codec_type: http3` is not supported yet; HTTP/1.1 and HTTP/2 are served",
+            )
+            .at(&node.place),
+        );
     }
     let merge = root.flag(load, "merge_slashes").unwrap_or(true);
     let dots = root.flag(load, "normalize_path").unwrap_or(true);
@@ -139,28 +139,26 @@ fn global_response_headers(
 }
 
 pub fn header_name(load: &mut Load<'_>, name: &At<String>) -> Option<HeaderName> {
-    match HeaderName::from_bytes(name.value.trim().as_bytes()) {
-        Ok(header) => Some(header),
-        Err(_) => {
-            load.invalid(
-                &name.place,
-                format!("`{}` is no name of a header", name.value),
-            );
-            None
-        }
+    if let Ok(header) = HeaderName::from_bytes(name.value.trim().as_bytes()) {
+        Some(header)
+    } else {
+        load.invalid(
+            &name.place,
+            format!("`{}` is no name of a header", name.value),
+        );
+        None
     }
 }
 
 pub fn header_value(load: &mut Load<'_>, value: &At<String>) -> Option<HeaderValue> {
-    match HeaderValue::from_str(&value.value) {
-        Ok(header) => Some(header),
-        Err(_) => {
-            load.invalid(
-                &value.place,
-                "a value of a header can't hold line ends or other control characters",
-            );
-            None
-        }
+    if let Ok(header) = HeaderValue::from_str(&value.value) {
+        Some(header)
+    } else {
+        load.invalid(
+            &value.place,
+            "a value of a header can't hold line ends or other control characters",
+        );
+        None
     }
 }
 

@@ -37,7 +37,7 @@ pub fn downstream_mtls(load: &mut Load<'_>, root: Section<'_>) -> Option<Downstr
             CertificateRevocationListDer::pem_slice_iter(&pem.bytes).collect();
         match parsed {
             Ok(lists) if !lists.is_empty() => {
-                revocation_lists.extend(lists.into_iter().map(|list| list.as_ref().to_vec()))
+                revocation_lists.extend(lists.into_iter().map(|list| list.as_ref().to_vec()));
             }
             _ => load.say(
                 Diagnostic::error(

@@ -135,22 +135,21 @@ fn basic_auth(load: &mut Load<'_>, root: Section<'_>) -> Option<BasicAuth> {
         .decode(text.value.trim())
         .ok()
         .and_then(|bytes| String::from_utf8(bytes).ok());
-    match decoded.as_deref().and_then(|pair| pair.split_once(':')) {
-        Some((user, password)) => Some(BasicAuth {
+    if let Some((user, password)) = decoded.as_deref().and_then(|pair| pair.split_once(':')) {
+        Some(BasicAuth {
             user: user.to_owned(),
             password: password.to_owned(),
-        }),
-        None => {
-            load.say(
-                Diagnostic::error(
-                    code::SECRET,
-                    "`metrics_basic_auth` is not base64 of user:password",
-                )
-                .at(&text.place)
-                .help("make it with: printf 'user:password' | base64"),
-            );
-            None
-        }
+        })
+    } else {
+        load.say(
+            Diagnostic::error(
+                code::SECRET,
+                "`metrics_basic_auth` is not base64 of user:password",
+            )
+            .at(&text.place)
+            .help("make it with: printf 'user:password' | base64"),
+        );
+        None
     }
 }
 

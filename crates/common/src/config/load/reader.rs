@@ -192,18 +192,17 @@ impl<'a> Section<'a> {
 
     pub fn number<T: FromStr>(&self, load: &mut Load<'_>, name: &str) -> Option<At<T>> {
         let text = self.text(load, name)?;
-        match text.value.trim().parse() {
-            Ok(value) => Some(At::new(value, text.place)),
-            Err(_) => {
-                load.invalid(
-                    &text.place,
-                    format!(
-                        "`{}{name}` must be a whole number in its range",
-                        self.prefix
-                    ),
-                );
-                None
-            }
+        if let Ok(value) = text.value.trim().parse() {
+            Some(At::new(value, text.place))
+        } else {
+            load.invalid(
+                &text.place,
+                format!(
+                    "`{}{name}` must be a whole number in its range",
+                    self.prefix
+                ),
+            );
+            None
         }
     }
 
@@ -278,9 +277,8 @@ impl<'a> Section<'a> {
             } else {
                 scalar(node)
             };
-            match value.or_else(|| self.wrong(load, name, node)) {
-                Some(value) => pairs.push((key.clone(), value)),
-                None => {}
+            if let Some(value) = value.or_else(|| self.wrong(load, name, node)) {
+                pairs.push((key.clone(), value));
             }
         }
         Some(pairs)
@@ -319,9 +317,8 @@ impl<'a> Section<'a> {
         prefix: &'static str,
     ) -> Option<Section<'a>> {
         let node = self.node(name)?;
-        let keys = match keys::find(self.keys, name).map(|key| key.kind) {
-            Some(Kind::Object(keys)) => keys,
-            _ => return None,
+        let Some(Kind::Object(keys)) = keys::find(self.keys, name).map(|key| key.kind) else {
+            return None;
         };
         match &node.value {
             Value::Map(map) => Some(Section {
@@ -374,14 +371,14 @@ impl<'a> Section<'a> {
                 }
             }
         }
-        if let Some(path) = self.text(load, file) {
-            if let Some(bytes) = load.read(&path) {
-                found.push(Pem {
-                    bytes,
-                    origin: path.value,
-                    place: path.place,
-                });
-            }
+        if let Some(path) = self.text(load, file)
+            && let Some(bytes) = load.read(&path)
+        {
+            found.push(Pem {
+                bytes,
+                origin: path.value,
+                place: path.place,
+            });
         }
         found
     }

@@ -24,22 +24,20 @@ pub fn check(load: &mut Load<'_>, routes: &[Placed], urls: &ServiceUrls, service
         }
     }
     for placed in routes {
-        if let Some(path) = join_difference(&placed.route.target) {
-            if matches!(
+        if let Some(path) = join_difference(&placed.route.target)
+            && matches!(
                 placed.route.matcher,
                 PathMatcher::Any | PathMatcher::Prefix(_)
-            ) {
-                load.say(
-                    Diagnostic::note(
-                        code::DIFFERENCE,
-                        format!(
-                            "a request for `/x` goes to `{path}/x`; Pomerium would send `{path}x`"
-                        ),
-                    )
-                    .at(&placed.place)
-                    .help(format!("write `{path}/` in `to` to have the same in both")),
-                );
-            }
+            )
+        {
+            load.say(
+                Diagnostic::note(
+                    code::DIFFERENCE,
+                    format!("a request for `/x` goes to `{path}/x`; Pomerium would send `{path}x`"),
+                )
+                .at(&placed.place)
+                .help(format!("write `{path}/` in `to` to have the same in both")),
+            );
         }
     }
     authenticate_host(load, routes, urls, services);

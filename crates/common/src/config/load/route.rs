@@ -38,8 +38,7 @@ pub struct Defaults<'a> {
     pub bearer: BearerTokenFormat,
     pub verifiers: &'a std::collections::BTreeMap<String, JwtVerifier>,
     pub provider: Option<&'a ProviderOptions>,
-    /// `idp_provider` and `authenticate_service_url` as written: parts of a provider's id.
-    pub provider_name: String,
+    /// As written: part of a provider's id.
     pub authenticate_url: String,
     pub mtls: Option<MtlsEnforcement>,
 }
@@ -154,14 +153,7 @@ fn route(
     let provider_id = client
         .as_ref()
         .zip(defaults.provider)
-        .map(|(client, provider)| {
-            sign_in::id_of(
-                provider,
-                client,
-                &defaults.provider_name,
-                &defaults.authenticate_url,
-            )
-        });
+        .map(|(client, provider)| sign_in::id_of(provider, client, &defaults.authenticate_url));
     Some(Route {
         id: RouteId(id.unwrap_or_else(|| checksum::route_id(section.map)).into()),
         checksum: checksum::route_checksum(section.map, provider_id.as_deref()),
@@ -241,13 +233,14 @@ fn bearer(load: &mut Load<'_>, section: Section<'_>, defaults: &Defaults<'_>) ->
             );
         }
     }
-    if format == BearerTokenFormat::Jwt && defaults.verifiers.is_empty() {
-        if let Some(place) = section.place("bearer_token_format").cloned() {
-            load.invalid(
-                &place,
-                "`bearer_token_format: jwt` needs an entry in the global `identity_providers`",
-            );
-        }
+    if format == BearerTokenFormat::Jwt
+        && defaults.verifiers.is_empty()
+        && let Some(place) = section.place("bearer_token_format").cloned()
+    {
+        load.invalid(
+            &place,
+            "`bearer_token_format: jwt` needs an entry in the global `identity_providers`",
+        );
     }
     RouteBearer {
         format,

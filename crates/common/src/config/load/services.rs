@@ -26,12 +26,13 @@ pub fn services(load: &mut Load<'_>, root: Section<'_>, only: Option<Service>) -
         match word.value.trim().to_ascii_lowercase().as_str() {
             "all" => found.extend(Service::ALL),
             "cache" => found.push(Service::Databroker),
-            name => match Service::ALL
-                .into_iter()
-                .find(|service| service.name() == name)
-            {
-                Some(service) => found.push(service),
-                None => {
+            name => {
+                if let Some(service) = Service::ALL
+                    .into_iter()
+                    .find(|service| service.name() == name)
+                {
+                    found.push(service);
+                } else {
                     broken = true;
                     let known = ["all"].into_iter().chain(Service::ALL.map(Service::name));
                     let mut diagnostic = Diagnostic::error(
@@ -47,7 +48,7 @@ pub fn services(load: &mut Load<'_>, root: Section<'_>, only: Option<Service>) -
                     };
                     load.say(diagnostic);
                 }
-            },
+            }
         }
     }
     if broken {
@@ -107,22 +108,23 @@ pub fn listen(
         None => any(443),
     };
     let public = serves_web(services).then_some(address);
-    let grpc = match serves_grpc(services) {
-        true => grpc_address(load, root, services, public)?,
-        false => None,
+    let grpc = if serves_grpc(services) {
+        grpc_address(load, root, services, public)?
+    } else {
+        None
     };
-    if let (Some(public), Some(grpc)) = (public, grpc) {
-        if clash(public, grpc) {
-            let mut diagnostic = Diagnostic::error(
+    if let (Some(public), Some(grpc)) = (public, grpc)
+        && clash(public, grpc)
+    {
+        let mut diagnostic = Diagnostic::error(
                 code::UNSUPPORTED,
                 format!("`address` and `grpc_address` are the same, {grpc}; one listener for both is not supported yet"),
             )
             .help("give `grpc_address` another port");
-            if let Some(place) = root.place("grpc_address") {
-                diagnostic = diagnostic.at(place);
-            }
-            load.say(diagnostic);
+        if let Some(place) = root.place("grpc_address") {
+            diagnostic = diagnostic.at(place);
         }
+        load.say(diagnostic);
     }
     let http_redirect = match root.text(load, "http_redirect_addr") {
         Some(mut text) => {
@@ -150,6 +152,10 @@ pub fn listen(
 
 /// In all-in-one a gRPC listener on loopback, unless an interface is named: other processes have
 /// no business there. Alone, `:443` on every interface.
+#[expect(
+    clippy::option_option,
+    reason = "an invalid address and none at all are told apart"
+)]
 fn grpc_address(
     load: &mut Load<'_>,
     root: Section<'_>,
@@ -219,19 +225,18 @@ pub fn address_of(
 
 fn parse_address(text: &str, default_port: Option<u16>) -> Result<SocketAddr, String> {
     let bare = text.parse::<IpAddr>().ok().map(|ip| (ip, None));
-    let (ip, port) = match bare {
-        Some(found) => found,
-        None => {
-            let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
-            let ip = match host {
-                "" => Ipv6Addr::UNSPECIFIED.into(),
-                "localhost" => Ipv4Addr::LOCALHOST.into(),
-                host => host.trim_matches(['[', ']']).parse().map_err(|_| {
-                    format!("`{host}` is no IP address; listeners bind to addresses, not to names")
-                })?,
-            };
-            (ip, (!port.is_empty()).then_some(port))
-        }
+    let (ip, port) = if let Some(found) = bare {
+        found
+    } else {
+        let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+        let ip = match host {
+            "" => Ipv6Addr::UNSPECIFIED.into(),
+            "localhost" => Ipv4Addr::LOCALHOST.into(),
+            host => host.trim_matches(['[', ']']).parse().map_err(|_| {
+                format!("`{host}` is no IP address; listeners bind to addresses, not to names")
+            })?,
+        };
+        (ip, (!port.is_empty()).then_some(port))
     };
     let port = match (port, default_port) {
         (Some(port), _) => port.parse().map_err(|_| format!("`{port}` is no port"))?,
@@ -351,16 +356,14 @@ pub fn grpc(load: &mut Load<'_>, root: Section<'_>, services: &Services) -> Grpc
     let foreign = root
         .flag(load, "ext_authz_allow_unauthenticated")
         .unwrap_or(false);
-    if foreign {
-        if let Some(node) = root.node("ext_authz_allow_unauthenticated") {
-            load.say(
+    if foreign && let Some(node) = root.node("ext_authz_allow_unauthenticated") {
+        load.say(
                 Diagnostic::warning(
                     code::INSECURE,
                     "whoever reaches `grpc_address` may ask for decisions and sees identity headers in the answers",
                 )
                 .at(&node.place),
             );
-        }
     }
     Grpc {
         listener: if insecure {

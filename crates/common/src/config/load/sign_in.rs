@@ -49,10 +49,10 @@ pub fn provider(
     }
     let kind = root.choice(load, "idp_provider", KINDS);
     let url = root.text(load, "idp_provider_url");
-    if let Some(url) = &url {
-        if let Some(parsed) = parse_url(load, "idp_provider_url", url) {
-            clear_text_issuer(load, url, &parsed);
-        }
+    if let Some(url) = &url
+        && let Some(parsed) = parse_url(load, "idp_provider_url", url)
+    {
+        clear_text_issuer(load, url, &parsed);
     }
     let id = required(load, root, "idp_client_id");
     let secret = root.text_or_file(load, "idp_client_secret");
@@ -155,13 +155,12 @@ fn required(load: &mut Load<'_>, root: Section<'_>, name: &str) -> Option<At<Str
 pub fn id_of(
     provider: &ProviderOptions,
     client: &ClientCredentials,
-    kind: &str,
     authenticate_url: &str,
 ) -> Arc<str> {
     provider_id(&ProviderFields {
         client_id: &client.id,
         client_secret: &client.secret,
-        kind,
+        kind: provider.kind.name(),
         scopes: &provider.scopes,
         url: provider.url.as_deref().unwrap_or_default(),
         request_params: &provider.request_params,

@@ -52,17 +52,17 @@ pub fn storage(
                 Some(text) => directory(&text.value, load.environment),
                 None => Some(default_directory(load.environment)),
             };
-            if directory.is_none() {
-                if let Some(text) = &connection {
-                    load.say(
-                        Diagnostic::error(
-                            code::INVALID_VALUE,
-                            "this is no directory for `databroker_storage_type: file`",
-                        )
-                        .at(&text.place)
-                        .help("write it like file:///var/lib/postern"),
-                    );
-                }
+            if directory.is_none()
+                && let Some(text) = &connection
+            {
+                load.say(
+                    Diagnostic::error(
+                        code::INVALID_VALUE,
+                        "this is no directory for `databroker_storage_type: file`",
+                    )
+                    .at(&text.place)
+                    .help("write it like file:///var/lib/postern"),
+                );
             }
             Some(StorageOptions::File {
                 directory: directory?,

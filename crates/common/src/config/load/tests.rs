@@ -537,6 +537,7 @@ fn provider_ids_follow_what_is_written() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "mostly a table")]
 fn upstreams() {
     let target = |keys: &str| {
         let route = route(keys);

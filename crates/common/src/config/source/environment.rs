@@ -53,10 +53,10 @@ impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
 pub fn overlay(root: &mut Map, environment: &Environment, diagnostics: &mut Diagnostics) {
     for key in GLOBAL {
         let variable = key.variable();
-        if let Some(text) = environment.get(&variable) {
-            if let Some(node) = read(key, &variable, text, diagnostics) {
-                root.set(key.name, node);
-            }
+        if let Some(text) = environment.get(&variable)
+            && let Some(node) = read(key, &variable, text, diagnostics)
+        {
+            root.set(key.name, node);
         }
         let Kind::Object(nested) = key.kind else {
             continue;

@@ -1,3 +1,4 @@
+use std::fmt::Write as _;
 use std::path::Path;
 
 use super::*;
@@ -123,10 +124,8 @@ fn an_alias_bomb_ends() {
     let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for i in 1..12 {
         let alias = format!("*a{}", i - 1);
-        text.push_str(&format!(
-            "a{i}: &a{i} [{}]\n",
-            [alias.as_str(); 10].join(", ")
-        ));
+        let items = [alias.as_str(); 10].join(", ");
+        writeln!(text, "a{i}: &a{i} [{items}]").unwrap();
     }
     assert!(parse_as("c.yaml", &text).unwrap_err().contains("more than"));
 }

@@ -78,7 +78,7 @@ impl Node {
         }
         match &node.value {
             // An element of a list is best shown by the key it begins with.
-            Value::Map(map) if std::ptr::eq(place, &node.place) => map
+            Value::Map(map) if std::ptr::eq(place, &raw const node.place) => map
                 .entries
                 .first()
                 .map_or_else(|| place.clone(), |(key, _)| key.place.clone()),

@@ -117,7 +117,7 @@ impl Builder<'_> {
                     self.add(node, false)?;
                 }
                 Event::SequenceStart(_, anchor, _) => {
-                    self.open(anchor, &span, Content::List(Vec::new()))
+                    self.open(anchor, &span, Content::List(Vec::new()));
                 }
                 Event::MappingStart(_, anchor, _) => {
                     self.open(
@@ -200,7 +200,7 @@ impl Builder<'_> {
                         merged.extend(list.into_iter().filter_map(|node| match node.value {
                             Value::Map(map) => Some(map),
                             _ => None,
-                        }))
+                        }));
                     }
                     _ => {
                         return Err(Diagnostic::error(

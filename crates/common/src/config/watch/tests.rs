@@ -33,7 +33,7 @@ impl Running {
         let stop = CancellationToken::new();
         let told = Arc::clone(&outcomes);
         tokio::spawn(watch.run(stop.clone(), move |outcome| {
-            told.lock().unwrap().push(outcome.clone())
+            told.lock().unwrap().push(outcome.clone());
         }));
         Self {
             directory,
@@ -100,7 +100,7 @@ fn named(cookie: &str) -> String {
 #[tokio::test]
 async fn c58_every_way_of_writing_a_file_is_noticed() {
     let mut running = Running::start("config.yaml", |dir| {
-        std::fs::write(dir.join("config.yaml"), named("one")).unwrap()
+        std::fs::write(dir.join("config.yaml"), named("one")).unwrap();
     });
     assert_eq!(running.cookie(), "one");
     let file = running.path("config.yaml");

@@ -1,3 +1,5 @@
+use std::fmt::Write as _;
+
 use http::{Method, Uri};
 
 use super::*;
@@ -165,8 +167,14 @@ fn globs() {
 fn many_routes_cost_no_more_than_few() {
     let mut routes = String::from("routes:\n");
     for i in 0..500 {
-        routes.push_str(&format!("- {{from: 'https://h{i}.test', to: http://x, name: h{i}, allow_any_authenticated_user: true}}\n"));
-        routes.push_str(&format!("- {{from: 'https://*.w{i}.test', to: http://x, name: w{i}, allow_any_authenticated_user: true}}\n"));
+        for (from, name) in [(format!("h{i}.test"), "h"), (format!("*.w{i}.test"), "w")] {
+            let keys = "to: http://x, allow_any_authenticated_user: true";
+            writeln!(
+                routes,
+                "- {{from: 'https://{from}', name: {name}{i}, {keys}}}"
+            )
+            .unwrap();
+        }
     }
     let table = table_with(&routes, IncomingPorts::Any);
     assert_eq!(find(&table, &Method::GET, "h499.test", "/"), "h499");

@@ -9,16 +9,14 @@ use super::super::reader::{Load, Section};
 
 pub fn upstream_tls(load: &mut Load<'_>, section: Section<'_>) -> UpstreamTls {
     let skip = section.flag(load, "tls_skip_verify").unwrap_or(false);
-    if skip {
-        if let Some(node) = section.node("tls_skip_verify") {
-            load.say(
-                Diagnostic::note(
-                    code::INSECURE,
-                    "the upstream's certificate is not verified on this route",
-                )
-                .at(&node.place),
-            );
-        }
+    if skip && let Some(node) = section.node("tls_skip_verify") {
+        load.say(
+            Diagnostic::note(
+                code::INSECURE,
+                "the upstream's certificate is not verified on this route",
+            )
+            .at(&node.place),
+        );
     }
     let name = section.text(load, "tls_upstream_server_name");
     let old_name = section.text(load, "tls_server_name");

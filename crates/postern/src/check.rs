@@ -1,0 +1,189 @@
+//! `postern check`: everything there is to say about a configuration, without starting anything.
+
+use std::fmt::Write as _;
+
+use postern_common::config::diagnostic::{Diagnostics, Severity};
+use postern_common::config::{Config, Origin, ProcessSecrets, load};
+
+/// What turns a warning into an error.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Strictness {
+    /// What a start would say.
+    #[default]
+    AsStart,
+    /// `--strict`: unknown keys, published secrets and clear text are errors.
+    Strict,
+}
+
+/// Whether routes and policies are told in words.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Explain {
+    #[default]
+    No,
+    /// `--explain`
+    Yes,
+}
+
+/// What `postern check` prints, and whether it exits with 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckReport {
+    pub text: String,
+    pub valid: bool,
+}
+
+/// Loads a configuration as a start would, and tells all about it.
+pub fn check(origin: &Origin, strictness: Strictness, explain: Explain) -> CheckReport {
+    let loaded = load(origin, &ProcessSecrets::default());
+    let mut diagnostics = loaded.diagnostics;
+    if strictness == Strictness::Strict {
+        diagnostics = diagnostics.strict();
+    }
+    let mut text = String::new();
+    for diagnostic in &diagnostics {
+        // Writing to a string can't fail.
+        let _ = writeln!(text, "{diagnostic}");
+    }
+    if let (Explain::Yes, Some(config)) = (explain, &loaded.config) {
+        explain_routes(&mut text, config);
+    }
+    let name = origin.file.as_ref().map_or_else(
+        || "the environment".to_owned(),
+        |file| file.display().to_string(),
+    );
+    let valid = loaded.config.is_some() && !diagnostics.has_errors();
+    let routes = loaded.config.map_or(0, |config| config.routes.len());
+    let _ = match valid {
+        true => writeln!(
+            text,
+            "{name} is valid: {}{}",
+            count(routes, "route"),
+            rest(&diagnostics)
+        ),
+        false => writeln!(
+            text,
+            "{name} is not valid: {}{}",
+            count(diagnostics.count(Severity::Error), "error"),
+            rest(&diagnostics)
+        ),
+    };
+    CheckReport { text, valid }
+}
+
+fn rest(diagnostics: &Diagnostics) -> String {
+    let named = [(Severity::Warning, "warning"), (Severity::Note, "note")];
+    named
+        .into_iter()
+        .map(|(severity, word)| (diagnostics.count(severity), word))
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, word)| format!(", {}", count(number, word)))
+        .collect()
+}
+
+fn count(number: usize, word: &str) -> String {
+    match number {
+        1 => format!("1 {word}"),
+        _ => format!("{number} {word}s"),
+    }
+}
+
+fn explain_routes(text: &mut String, config: &Config) {
+    for route in &config.routes {
+        let _ = writeln!(
+            text,
+            "{} ({}, id {})",
+            route.from.text, route.name, route.id
+        );
+        for line in route.policy.describe().lines() {
+            let _ = writeln!(text, "  {line}");
+        }
+        text.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// The example of the High Availability page with a provider's values.
+    const PAGE: &str = "\
+idp_provider: oidc
+idp_provider_url: https://idp.example.com
+idp_client_id: postern
+idp_client_secret: filled-in
+grpc_insecure: true
+grpc_address: ':80'
+authenticate_service_url: https://authenticate.localhost.pomerium.io:8443
+authorize_service_url: http://pomerium-authorize
+databroker_service_url: http://pomerium-databroker
+cookie_secret: WwMtDXWaRDMBQCylle8OJ+w4kLIDIGd8W3cB4/zFFtg=
+shared_secret: 9OkZR6hwfmVD3a7Sfmgq58lUbFJGGz4hl/R9xbHFCAg=
+routes:
+- from: https://httpbin.localhost.pomerium.io
+  to: https://httpbin.org/get
+  allow_any_authenticated_user: true
+  pass_identity_headers: true
+";
+
+    fn check_text(text: &str, strictness: Strictness, explain: Explain) -> (CheckReport, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.yaml");
+        std::fs::write(&file, text).unwrap();
+        let origin = Origin {
+            file: Some(file.clone()),
+            ..Origin::default()
+        };
+        (check(&origin, strictness, explain), file)
+    }
+
+    #[test]
+    fn the_pages_example_is_valid_and_loudly_warned_of() {
+        let (report, file) = check_text(PAGE, Strictness::AsStart, Explain::No);
+        assert!(report.valid, "{}", report.text);
+        assert!(report.text.contains("IS PUBLISHED"), "{}", report.text);
+        let last = report.text.lines().last().unwrap();
+        assert!(
+            last.starts_with(&format!("{} is valid: 1 route, ", file.display())),
+            "{last}"
+        );
+        assert!(!check_text(PAGE, Strictness::Strict, Explain::No).0.valid);
+    }
+
+    #[test]
+    fn policies_are_told_in_words() {
+        let text =
+            format!("{PAGE}  policy: [{{deny: {{or: [{{email: {{is: eve@other.test}}}}]}}}}]\n");
+        let (report, _) = check_text(&text, Strictness::AsStart, Explain::Yes);
+        assert!(report.text.contains("eve@other.test"), "{}", report.text);
+    }
+
+    #[test]
+    fn every_mistake_is_told_and_strictness_counts_unknown_keys() {
+        let (report, _) = check_text(
+            "shared_secret: x\nroutes: [{from: a}]\n",
+            Strictness::AsStart,
+            Explain::No,
+        );
+        assert!(!report.valid);
+        for part in [
+            "`shared_secret`",
+            "`from`",
+            "leads nowhere",
+            "`authenticate_service_url`",
+            " is not valid: ",
+        ] {
+            assert!(report.text.contains(part), "{part}: {}", report.text);
+        }
+        let fine = PAGE.replace("WwMt", "AwMt").replace("9OkZ", "AOkZ");
+        let odd = format!("{fine}cookie_nam: x\n");
+        assert!(check_text(&odd, Strictness::AsStart, Explain::No).0.valid);
+        let (strict, _) = check_text(&odd, Strictness::Strict, Explain::No);
+        assert!(
+            !strict.valid && strict.text.contains("error[unknown-key]"),
+            "{}",
+            strict.text
+        );
+        assert!(check_text(&fine, Strictness::Strict, Explain::No).0.valid);
+    }
+}
