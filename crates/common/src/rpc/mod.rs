@@ -1,5 +1,10 @@
 //! How Postern's services find and call each other.
 
+mod balance;
+pub mod client;
+mod connection;
+pub mod discovery;
+pub mod endpoint;
 pub mod server;
 pub mod stubs;
 pub mod token;
@@ -8,6 +13,7 @@ pub mod transport;
 #[cfg(test)]
 mod test_service;
 
+pub use client::RemoteConfig;
 pub use transport::Transport;
 
 /// Every answer of a Postern server carries this header with its version, so that a client knows

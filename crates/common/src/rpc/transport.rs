@@ -5,14 +5,20 @@ use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderMap, Request, Response};
+use tokio::sync::watch;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::{Service, ServiceExt as _};
+
+use super::client::{EndpointStatus, Remote, RemoteConfig};
+use super::connection::Endpoint;
+use super::discovery::{Lookup, TargetError};
 
 /// Carries the calls of any generated client: `DataBrokerServiceClient::new(transport)`.
 #[derive(Debug, Clone)]
@@ -23,6 +29,9 @@ pub struct Transport {
 #[derive(Debug, Clone)]
 enum Way {
     Local(Routes),
+    Remote(Arc<Remote>),
+    /// One endpoint of the remote service.
+    One(Arc<Remote>, Arc<Endpoint>),
 }
 
 /// A call that got no answer from a server. The server's own refusals are a [`Status`] without
@@ -115,6 +124,81 @@ impl Transport {
             way: Way::Local(routes.prepare()),
         }
     }
+
+    /// Calls a service that runs elsewhere, balanced over all its addresses. Must be called
+    /// inside of a tokio runtime, on which the connections then live.
+    pub fn remote(config: RemoteConfig) -> Result<Self, TargetError> {
+        Ok(Self {
+            way: Way::Remote(Arc::new(Remote::start(config)?)),
+        })
+    }
+
+    /// One transport for each endpoint that takes calls now, for those who keep a stream to every
+    /// one; for a server in this process the same transport again. Calls on them are never moved
+    /// to another endpoint.
+    pub fn each(&self) -> Vec<Self> {
+        match &self.way {
+            Way::Local(_) => vec![self.clone()],
+            Way::One(_, endpoint) => {
+                let ready = endpoint.ready().map(|_| self.clone());
+                ready.into_iter().collect()
+            }
+            Way::Remote(remote) => {
+                let endpoints = remote.balancer.endpoints.load();
+                let ready = endpoints
+                    .iter()
+                    .filter(|endpoint| endpoint.ready().is_some());
+                let one = |endpoint| Way::One(Arc::clone(remote), Arc::clone(endpoint));
+                ready.map(|endpoint| Self { way: one(endpoint) }).collect()
+            }
+        }
+    }
+
+    /// The address behind a transport that [`Self::each`] returned.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        match &self.way {
+            Way::One(_, endpoint) => Some(endpoint.address),
+            Way::Local(_) | Way::Remote(_) => None,
+        }
+    }
+
+    /// Whether a call would find an endpoint without waiting.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.way, Way::Local(_)) || !self.each().is_empty()
+    }
+
+    /// Changes whenever an endpoint comes, goes, or changes its state; `None` for a server in
+    /// this process.
+    pub fn changes(&self) -> Option<watch::Receiver<u64>> {
+        match &self.way {
+            Way::Local(_) => None,
+            Way::Remote(remote) | Way::One(remote, _) => Some(remote.changes()),
+        }
+    }
+
+    /// How the endpoints stand; empty for a server in this process.
+    pub fn endpoints(&self) -> Vec<EndpointStatus> {
+        match &self.way {
+            Way::Local(_) => Vec::new(),
+            Way::Remote(remote) | Way::One(remote, _) => remote.status(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> Option<&super::client::CallCounts> {
+        match &self.way {
+            Way::Local(_) => None,
+            Way::Remote(remote) | Way::One(remote, _) => Some(&remote.balancer.counts),
+        }
+    }
+
+    /// How the look-up of each URL stands; empty for a server in this process.
+    pub fn lookups(&self) -> Vec<(String, Lookup)> {
+        match &self.way {
+            Way::Local(_) => Vec::new(),
+            Way::Remote(remote) | Way::One(remote, _) => remote.lookups(),
+        }
+    }
 }
 
 impl Service<Request<Body>> for Transport {
@@ -131,6 +215,14 @@ impl Service<Request<Body>> for Transport {
             Way::Local(routes) => {
                 let routes = routes.clone();
                 Box::pin(call_local(routes, request))
+            }
+            Way::Remote(remote) => {
+                let remote = Arc::clone(remote);
+                Box::pin(async move { remote.balancer.call(request).await })
+            }
+            Way::One(remote, endpoint) => {
+                let (remote, endpoint) = (Arc::clone(remote), Arc::clone(endpoint));
+                Box::pin(async move { remote.balancer.call_at(endpoint, request).await })
             }
         }
     }

@@ -1,0 +1,398 @@
+//! Calls to a service that runs elsewhere: its URLs become endpoints, its endpoints a transport.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use rustls::ClientConfig;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use url::Url;
+
+use super::balance::Balancer;
+use super::connection::{Endpoint, Probing, drive};
+use super::discovery::{Discovery, Lookup, Target, TargetError};
+use super::endpoint::State;
+use super::token::TokenKeys;
+use crate::net::Resolver;
+use crate::telemetry::RateLimit;
+use crate::telemetry::metrics::{Labels, Metrics};
+
+/// One line a peer about failures in this time …
+const FAILURE_LINES: Duration = Duration::from_secs(10);
+/// … and about peers that do not accept us.
+const REJECTED_LINES: Duration = Duration::from_secs(30);
+
+/// A service that runs elsewhere.
+#[derive(Debug, Clone)]
+pub struct RemoteConfig {
+    /// Its URLs; all addresses of all of them are endpoints of equal weight.
+    pub urls: Vec<Url>,
+    /// For https URLs; ALPN must be h2.
+    pub tls: Arc<ClientConfig>,
+    /// `override_certificate_name`
+    pub certificate_name: Option<String>,
+    /// The name that health is asked for: `pomerium-databroker`, `pomerium-authorize`.
+    pub service: String,
+    /// With these, an endpoint whose shared secret differs gets no calls.
+    pub keys: Option<TokenKeys>,
+    /// How names become addresses.
+    pub resolver: Resolver,
+    /// Deadlines of calls.
+    pub calls: CallTiming,
+    /// How often peers are asked how they are.
+    pub probes: ProbeTiming,
+    /// Where retries and endpoints are counted.
+    pub metrics: CallMetrics,
+}
+
+/// Deadlines of calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallTiming {
+    /// How long a call waits for an endpoint to become ready.
+    pub wait_for_endpoint: Duration,
+    /// After this time a call that may be made twice is.
+    pub second_question: Duration,
+    /// Longest time to the begin of an answer, whatever the caller says.
+    pub answer: Duration,
+}
+
+impl Default for CallTiming {
+    fn default() -> Self {
+        Self {
+            wait_for_endpoint: Duration::from_secs(1),
+            second_question: Duration::from_millis(300),
+            answer: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How often peers are asked how they are, and how long an answer may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProbeTiming {
+    /// The first question on a new connection.
+    pub first_patience: Duration,
+    /// Peers that say they are a Postern.
+    pub quick_interval: Duration,
+    /// A Postern that takes longer counts as gone.
+    pub quick_patience: Duration,
+    /// All others: as Pomerium's own clients do.
+    pub slow_interval: Duration,
+    /// Another that takes longer counts as gone.
+    pub slow_patience: Duration,
+}
+
+impl Default for ProbeTiming {
+    fn default() -> Self {
+        Self {
+            first_patience: Duration::from_secs(2),
+            quick_interval: Duration::from_secs(1),
+            quick_patience: Duration::from_secs(1),
+            slow_interval: Duration::from_secs(10),
+            slow_patience: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Counters for all transports of a process; made once, shared by clones. The default counts
+/// where nobody looks.
+#[derive(Debug, Clone, Default)]
+pub struct CallMetrics {
+    moved: Family<Labels, Counter>,
+    hedged: Family<Labels, Counter>,
+    nobody: Family<Labels, Counter>,
+    endpoints: Family<Labels, Gauge>,
+    ready: Family<Labels, Gauge>,
+}
+
+impl CallMetrics {
+    /// Registers them.
+    pub fn new(metrics: &Metrics) -> Self {
+        Self {
+            moved: metrics.add(
+                "postern_rpc_calls_moved",
+                "Calls that went to another endpoint because the first broke",
+                Family::default(),
+            ),
+            hedged: metrics.add(
+                "postern_rpc_calls_hedged",
+                "Calls that were asked at a second endpoint because the first was slow",
+                Family::default(),
+            ),
+            nobody: metrics.add(
+                "postern_rpc_calls_without_endpoint",
+                "Calls that failed because no endpoint was ready",
+                Family::default(),
+            ),
+            endpoints: metrics.add(
+                "postern_rpc_endpoints",
+                "Addresses that DNS tells for a service",
+                Family::default(),
+            ),
+            ready: metrics.add(
+                "postern_rpc_endpoints_ready",
+                "Addresses of a service that take calls",
+                Family::default(),
+            ),
+        }
+    }
+
+    fn of(&self, service: &str) -> CallCounts {
+        let labels = vec![("service", service.to_owned())];
+        CallCounts {
+            moved: self.moved.get_or_create_owned(&labels),
+            hedged: self.hedged.get_or_create_owned(&labels),
+            nobody: self.nobody.get_or_create_owned(&labels),
+            endpoints: self.endpoints.get_or_create_owned(&labels),
+            ready: self.ready.get_or_create_owned(&labels),
+        }
+    }
+}
+
+/// The counters of one service.
+#[derive(Debug, Clone)]
+pub(super) struct CallCounts {
+    moved: Counter,
+    hedged: Counter,
+    nobody: Counter,
+    endpoints: Gauge,
+    ready: Gauge,
+}
+
+impl CallCounts {
+    pub(super) fn moved(&self) {
+        self.moved.inc();
+    }
+
+    pub(super) fn hedged(&self) {
+        self.hedged.inc();
+    }
+
+    pub(super) fn nobody(&self) {
+        self.nobody.inc();
+    }
+}
+
+/// A running set of endpoints; dropping it ends its tasks.
+#[derive(Debug)]
+pub(super) struct Remote {
+    pub(super) balancer: Arc<Balancer>,
+    discovery: Arc<Discovery>,
+    _running: DropGuard,
+}
+
+/// How one endpoint stands, for `/status`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointStatus {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// What it is doing.
+    pub state: State,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+impl Remote {
+    /// Must be called inside of a tokio runtime; the endpoints live on it.
+    pub(super) fn start(config: RemoteConfig) -> Result<Self, TargetError> {
+        let name = config.certificate_name.as_deref();
+        let targets = config
+            .urls
+            .iter()
+            .map(|url| Target::new(url, &config.tls, name));
+        let targets = targets.collect::<Result<Vec<_>, _>>()?;
+        let told = targets
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", ");
+        let counts = config.metrics.of(&config.service);
+        let balancer = Arc::new(Balancer::new(told, config.calls, counts));
+        let discovery = Arc::new(Discovery::new(targets, config.resolver));
+        let probing = Arc::new(Probing {
+            service: config.service,
+            keys: config.keys,
+            timing: config.probes,
+        });
+        let stop = CancellationToken::new();
+        let keeper = Keeper {
+            balancer: Arc::clone(&balancer),
+            discovery: Arc::clone(&discovery),
+            probing,
+            log: Arc::new(PeerLog::new()),
+            stop: stop.clone(),
+        };
+        let following = Arc::clone(&discovery).run();
+        let stopped = stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stopped.cancelled() => {}
+                () = following => {}
+                () = keeper.run() => {}
+            }
+        });
+        Ok(Self {
+            balancer,
+            discovery,
+            _running: stop.drop_guard(),
+        })
+    }
+
+    pub(super) fn status(&self) -> Vec<EndpointStatus> {
+        let endpoints = self.balancer.endpoints.load();
+        let status = endpoints.iter().map(|endpoint| {
+            let (state, since) = endpoint.state();
+            EndpointStatus {
+                address: endpoint.address,
+                state,
+                since,
+            }
+        });
+        status.collect()
+    }
+
+    pub(super) fn lookups(&self) -> Vec<(String, Lookup)> {
+        let lookups = self.discovery.lookups().into_iter();
+        lookups
+            .map(|(target, lookup)| (target.to_string(), lookup))
+            .collect()
+    }
+
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.balancer.changes.subscribe()
+    }
+}
+
+/// Keeps the endpoints equal to what discovery finds.
+struct Keeper {
+    balancer: Arc<Balancer>,
+    discovery: Arc<Discovery>,
+    probing: Arc<Probing>,
+    log: Arc<PeerLog>,
+    stop: CancellationToken,
+}
+
+impl Keeper {
+    async fn run(self) {
+        let mut found = self.discovery.endpoints();
+        let mut running: HashMap<SocketAddr, (Arc<Endpoint>, CancellationToken)> = HashMap::new();
+        loop {
+            let set = Arc::clone(&found.borrow_and_update());
+            running.retain(|address, (_, removed)| {
+                let stays = set.contains_key(address);
+                if !stays {
+                    tracing::info!(service = %self.balancer.name, %address, "endpoint removed");
+                    removed.cancel();
+                }
+                stays
+            });
+            for (address, target) in set.iter() {
+                running.entry(*address).or_insert_with(|| {
+                    tracing::info!(service = %self.balancer.name, %address, "endpoint added");
+                    let endpoint = Arc::new(Endpoint::new(*address, Arc::clone(target)));
+                    let removed = self.stop.child_token();
+                    tokio::spawn(self.drive(Arc::clone(&endpoint), removed.clone()));
+                    (endpoint, removed)
+                });
+            }
+            let endpoints = running
+                .values()
+                .map(|(endpoint, _)| Arc::clone(endpoint))
+                .collect();
+            self.balancer.endpoints.store(Arc::new(endpoints));
+            publish(&self.balancer);
+            if found.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn drive(
+        &self,
+        endpoint: Arc<Endpoint>,
+        removed: CancellationToken,
+    ) -> impl Future<Output = ()> + use<> {
+        let (balancer, discovery) = (Arc::clone(&self.balancer), Arc::clone(&self.discovery));
+        let log = Arc::clone(&self.log);
+        drive(
+            endpoint,
+            Arc::clone(&self.probing),
+            removed,
+            move |endpoint, state| {
+                log.tell(&balancer.name, endpoint.address, state);
+                if matches!(state, State::Waiting { .. }) {
+                    discovery.look_again();
+                }
+                publish(&balancer);
+            },
+        )
+    }
+}
+
+fn publish(balancer: &Balancer) {
+    let endpoints = balancer.endpoints.load();
+    let ready = endpoints
+        .iter()
+        .filter(|endpoint| endpoint.ready().is_some())
+        .count();
+    let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    balancer.counts.endpoints.set(number(endpoints.len()));
+    balancer.counts.ready.set(number(ready));
+    balancer.changes.send_modify(|count| *count += 1);
+}
+
+/// Tells about peers, but not every second.
+#[derive(Debug)]
+struct PeerLog {
+    failures: RateLimit,
+    rejected: RateLimit,
+}
+
+impl PeerLog {
+    fn new() -> Self {
+        Self {
+            failures: RateLimit::new(FAILURE_LINES),
+            rejected: RateLimit::new(REJECTED_LINES),
+        }
+    }
+
+    fn tell(&self, service: &str, peer: SocketAddr, state: &State) {
+        let now = std::time::Instant::now();
+        let key = peer.to_string();
+        match state {
+            State::Waiting { why, failures, .. } => {
+                if let Some(held_back) = self.failures.pass(&key, now) {
+                    tracing::warn!(
+                        target_url = service,
+                        peer = key,
+                        why,
+                        failures,
+                        held_back,
+                        "endpoint lost"
+                    );
+                }
+            }
+            State::Refusing { why } => {
+                if let Some(held_back) = self.rejected.pass(&key, now) {
+                    tracing::warn!(
+                        target_url = service,
+                        peer = key,
+                        why,
+                        held_back,
+                        "endpoint gets no calls"
+                    );
+                }
+            }
+            State::Ready => tracing::info!(target_url = service, peer = key, "endpoint ready"),
+            State::Connecting { .. } | State::Probing { .. } => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,459 @@
+use std::collections::HashMap;
+use std::net::TcpListener as StdListener;
+use std::sync::mpsc;
+
+use tonic::Code;
+use tonic::service::Routes;
+
+use super::super::stubs::registry::registry_client::RegistryClient;
+use super::super::test_service::{Named, all, slow};
+use super::super::transport::{Failure, TransportError};
+use super::super::{Transport, server, token};
+use super::*;
+use crate::crypto::keys::SecretKey;
+use crate::lifecycle::{DrainTiming, Lifecycle, NotReady};
+use crate::net::test_dns::TestDns;
+use crate::tls::tests::{Authority, serving};
+use crate::tls::{Alpn, Certificate, client_config, server_config};
+
+const SOON: Duration = Duration::from_secs(10);
+const HEALTH: &str = "pomerium-test";
+
+/// A server on a thread of its own, so that it can be frozen and killed like a process.
+struct Replica {
+    address: SocketAddr,
+    service: Named,
+    lifecycle: Lifecycle,
+    /// Held while it serves.
+    part: Option<NotReady>,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+struct Frozen {
+    /// Dropping it lets the replica go on.
+    _release: mpsc::Sender<()>,
+}
+
+impl Replica {
+    fn start(address: &str) -> Self {
+        Self::start_with(address, |routes| routes, None)
+    }
+
+    fn start_with(
+        address: &str,
+        wrap: impl FnOnce(Routes) -> Routes,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Self {
+        let listener = StdListener::bind(address).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = Named::new(&address.ip().to_string());
+        let lifecycle = Lifecycle::new(DrainTiming::immediate());
+        drop(lifecycle.not_ready("test.part"));
+        let mut server = server::Server::new(wrap(service.routes()));
+        server.tls = tls;
+        server.health = vec![server::HealthName {
+            service: HEALTH.to_owned(),
+            parts: vec!["test.part".to_owned()],
+        }];
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let running = lifecycle.clone();
+        runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            server::serve(listener, server, &running).await;
+        });
+        Self {
+            address,
+            service,
+            lifecycle,
+            part: None,
+            runtime: Some(runtime),
+        }
+    }
+
+    fn set_serving(&mut self, serving: bool) {
+        self.part = (!serving).then(|| self.lifecycle.not_ready("test.part"));
+    }
+
+    fn kill(&mut self) {
+        self.runtime.take().unwrap().shutdown_background();
+    }
+
+    /// Nothing runs any more, but the kernel still accepts connections for it.
+    fn freeze(&self) -> Frozen {
+        let (release, blocked) = mpsc::channel();
+        let (entered, inside) = mpsc::channel();
+        self.runtime.as_ref().unwrap().spawn(async move {
+            entered.send(()).unwrap();
+            let _ = blocked.recv();
+        });
+        inside.recv().unwrap();
+        Frozen { _release: release }
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn config(dns: &TestDns, url: &str) -> RemoteConfig {
+    let mut options = dns.options();
+    options.refresh_rate = Duration::from_millis(50);
+    options.failure_refresh_rate = Duration::from_millis(50);
+    RemoteConfig {
+        urls: vec![url.parse().unwrap()],
+        tls: client_config(&Authority::new("x").trust(), Alpn::H2, None).unwrap(),
+        certificate_name: None,
+        service: HEALTH.to_owned(),
+        keys: None,
+        resolver: Resolver::new(options).unwrap(),
+        calls: CallTiming::default(),
+        probes: ProbeTiming {
+            first_patience: Duration::from_millis(500),
+            quick_interval: Duration::from_millis(50),
+            quick_patience: Duration::from_millis(500),
+            ..ProbeTiming::default()
+        },
+        metrics: CallMetrics::default(),
+    }
+}
+
+async fn until(transport: &Transport, what: &str, condition: impl Fn(&[EndpointStatus]) -> bool) {
+    let mut changes = transport.changes().unwrap();
+    let wait = async {
+        while !condition(&transport.endpoints()) {
+            changes.changed().await.unwrap();
+        }
+    };
+    let come = tokio::time::timeout(SOON, wait).await;
+    assert!(come.is_ok(), "{what}: {:?}", transport.endpoints());
+}
+
+async fn until_ready(transport: &Transport, count: usize) {
+    until(transport, &format!("{count} ready"), |endpoints| {
+        endpoints.len() == count && endpoints.iter().all(|one| one.state == State::Ready)
+    })
+    .await;
+}
+
+/// Calls `times` times, all must be answered; how often each replica did.
+async fn share(transport: &Transport, times: usize) -> HashMap<String, usize> {
+    let mut client = RegistryClient::new(transport.clone());
+    let mut shares = HashMap::new();
+    for _ in 0..times {
+        let list = client.list(all()).await.unwrap().into_inner();
+        *shares.entry(list.services[0].endpoint.clone()).or_default() += 1;
+    }
+    shares
+}
+
+/// What the transport has counted.
+fn counted(transport: &Transport, count: impl Fn(&CallCounts) -> &Counter) -> u64 {
+    count(transport.counts().unwrap()).get()
+}
+
+async fn pair(dns: &TestDns, first: &str, second: &str) -> (Replica, Replica, Transport) {
+    let one = Replica::start(&format!("{first}:0"));
+    let port = one.address.port();
+    let two = Replica::start(&format!("{second}:{port}"));
+    dns.set_addresses("svc.test", &[first, second]);
+    let transport = Transport::remote(config(dns, &format!("http://svc.test:{port}"))).unwrap();
+    until_ready(&transport, 2).await;
+    (one, two, transport)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c03_new_addresses_share_the_calls_and_old_ones_leave() {
+    let dns = TestDns::start().await;
+    let one = Replica::start("127.0.0.21:0");
+    let port = one.address.port();
+    let two = Replica::start(&format!("127.0.0.22:{port}"));
+    dns.set_addresses("svc.test", &["127.0.0.21"]);
+    let transport = Transport::remote(config(&dns, &format!("http://svc.test:{port}"))).unwrap();
+    until_ready(&transport, 1).await;
+    assert_eq!(share(&transport, 20).await["127.0.0.21"], 20);
+
+    dns.set_addresses("svc.test", &["127.0.0.21", "127.0.0.22"]);
+    until_ready(&transport, 2).await;
+    let shares = share(&transport, 200).await;
+    assert!(shares.values().all(|&calls| calls >= 60), "{shares:?}");
+
+    let mut client = RegistryClient::new(transport.clone());
+    let waiting = tokio::spawn(async move { client.list(slow()).await });
+    let calls = one.service.calls() + two.service.calls();
+    while one.service.calls() + two.service.calls() == calls {
+        tokio::task::yield_now().await;
+    }
+    dns.set_addresses("svc.test", &["127.0.0.22"]);
+    until_ready(&transport, 1).await;
+    assert_eq!(share(&transport, 20).await["127.0.0.22"], 20);
+    one.service.release.notify_one();
+    two.service.release.notify_one();
+    assert!(
+        waiting.await.unwrap().is_ok(),
+        "a call under way at a removed address is finished"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c02_a_killed_replica_costs_no_call() {
+    let dns = TestDns::start().await;
+    let (mut one, two, transport) = pair(&dns, "127.0.0.31", "127.0.0.32").await;
+    // Questions under way at both; the answers of the survivor are let go later.
+    let waiting: Vec<_> = (0..20)
+        .map(|_| {
+            let mut client = RegistryClient::new(transport.clone());
+            tokio::spawn(async move { client.list(slow()).await })
+        })
+        .collect();
+    while one.service.calls() == 0 || two.service.calls() == 0 {
+        tokio::task::yield_now().await;
+    }
+    one.kill();
+    assert_eq!(share(&transport, 200).await["127.0.0.32"], 200);
+    let released = tokio::spawn({
+        let release = Arc::clone(&two.service.release);
+        async move {
+            loop {
+                release.notify_waiters();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    });
+    for call in waiting {
+        tokio::time::timeout(SOON, call)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+    }
+    released.abort();
+    assert!(counted(&transport, |counts| &counts.moved) > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c66_a_frozen_replica_costs_no_call_and_comes_back() {
+    let dns = TestDns::start().await;
+    let (one, _two, transport) = pair(&dns, "127.0.0.41", "127.0.0.42").await;
+    let frozen = one.freeze();
+    let start = std::time::Instant::now();
+    let shares = share(&transport, 50).await;
+    assert_eq!(shares["127.0.0.42"], 50);
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
+    until(&transport, "noticed", |endpoints| {
+        endpoints
+            .iter()
+            .filter(|one| one.state == State::Ready)
+            .count()
+            == 1
+    })
+    .await;
+    let start = std::time::Instant::now();
+    share(&transport, 200).await;
+    assert!(
+        start.elapsed() < Duration::from_millis(1500),
+        "{:?}",
+        start.elapsed()
+    );
+    drop(frozen);
+    until_ready(&transport, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_decides_who_gets_calls() {
+    let dns = TestDns::start().await;
+    let (mut one, _two, transport) = pair(&dns, "127.0.0.51", "127.0.0.52").await;
+    one.set_serving(false);
+    let ready = |endpoints: &[EndpointStatus]| {
+        endpoints
+            .iter()
+            .filter(|one| one.state == State::Ready)
+            .count()
+    };
+    until(&transport, "one left", |endpoints| ready(endpoints) == 1).await;
+    assert_eq!(share(&transport, 20).await["127.0.0.52"], 20);
+    assert_eq!(transport.each().len(), 1);
+    assert_eq!(
+        transport.each()[0].peer().unwrap().ip().to_string(),
+        "127.0.0.52"
+    );
+    one.set_serving(true);
+    until_ready(&transport, 2).await;
+    let mut peers: Vec<_> = transport
+        .each()
+        .iter()
+        .filter_map(Transport::peer)
+        .collect();
+    peers.sort();
+    for (peer, transport) in peers.iter().zip(["127.0.0.51", "127.0.0.52"]) {
+        assert_eq!(peer.ip().to_string(), transport);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_nobody_ready_a_call_fails_closed_in_time() {
+    let dns = TestDns::start().await;
+    let (mut one, mut two, transport) = pair(&dns, "127.0.0.61", "127.0.0.62").await;
+    one.kill();
+    two.kill();
+    until(&transport, "none left", |endpoints| {
+        endpoints.iter().all(|one| one.state != State::Ready)
+    })
+    .await;
+    let start = std::time::Instant::now();
+    let status = RegistryClient::new(transport.clone())
+        .list(all())
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    let error = TransportError::behind(&status).unwrap();
+    assert_eq!(error.failure, Failure::NoEndpoint);
+    let told = error.to_string();
+    assert!(
+        told.contains("127.0.0.61") && told.contains("onnection refused"),
+        "{told}"
+    );
+    let took = start.elapsed();
+    assert!(
+        took >= Duration::from_millis(900) && took < Duration::from_secs(3),
+        "{took:?}"
+    );
+
+    // A waiting call is served as soon as somebody is back.
+    let address = one.address.to_string();
+    let call = tokio::spawn(async move {
+        let mut client = RegistryClient::new(transport);
+        loop {
+            if let Ok(list) = client.list(all()).await {
+                return list.into_inner().services[0].endpoint.clone();
+            }
+        }
+    });
+    let _back = Replica::start(&address);
+    let served = tokio::time::timeout(SOON, call).await.unwrap().unwrap();
+    assert_eq!(served, "127.0.0.61");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_stream_is_told_by_type() {
+    let dns = TestDns::start().await;
+    let mut one = Replica::start("127.0.0.71:0");
+    dns.set_addresses("svc.test", &["127.0.0.71"]);
+    let url = format!("http://svc.test:{}", one.address.port());
+    let transport = Transport::remote(config(&dns, &url)).unwrap();
+    let mut client = RegistryClient::new(transport);
+    let mut stream = client.watch(all()).await.unwrap().into_inner();
+    assert!(stream.message().await.unwrap().is_some());
+    one.kill();
+    let end = tokio::time::timeout(SOON, stream.message())
+        .await
+        .unwrap()
+        .unwrap_err();
+    assert_eq!(end.code(), Code::Unavailable);
+    assert_eq!(
+        TransportError::behind(&end).unwrap().failure,
+        Failure::Broken
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c52_a_replica_with_another_secret_gets_no_calls() {
+    let dns = TestDns::start().await;
+    let (ours, other) = (SecretKey::random(), SecretKey::random());
+    let guard = |key: &SecretKey| {
+        let keys = TokenKeys::new(vec![key.clone()]);
+        |routes| token::require(routes, keys, &[])
+    };
+    let good = Replica::start_with("127.0.0.81:0", guard(&ours), None);
+    let port = good.address.port();
+    let bad = Replica::start_with(&format!("127.0.0.82:{port}"), guard(&other), None);
+    dns.set_addresses("svc.test", &["127.0.0.81", "127.0.0.82"]);
+    let mut config = config(&dns, &format!("http://svc.test:{port}"));
+    let keys = TokenKeys::new(vec![ours]);
+    config.keys = Some(keys.clone());
+    let transport = Transport::remote(config).unwrap();
+    until(&transport, "one ready, one refused", |endpoints| {
+        endpoints.iter().any(|one| one.state == State::Ready)
+            && endpoints.iter().any(|one| {
+                matches!(&one.state, State::Refusing { why } if why.contains("shared secrets differ"))
+            })
+    })
+    .await;
+    let mut client = RegistryClient::with_interceptor(transport, keys.for_client());
+    for _ in 0..50 {
+        client.list(all()).await.unwrap();
+    }
+    assert_eq!((good.service.calls(), bad.service.calls()), (50, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_by_the_overridden_name() {
+    let dns = TestDns::start().await;
+    let authority = Authority::new("internal");
+    let certificate: Certificate = authority.issue(&["*.corp.test"], (2090, 1, 1));
+    let tls = server_config(serving(&[&certificate]), Alpn::H2, None).unwrap();
+    let one = Replica::start_with("127.0.0.91:0", |routes| routes, Some(tls));
+    dns.set_addresses("svc.test", &["127.0.0.91"]);
+    let mut config = config(&dns, &format!("https://svc.test:{}", one.address.port()));
+    config.tls = client_config(&authority.trust(), Alpn::H2, None).unwrap();
+    let wrong = Transport::remote(config.clone()).unwrap();
+    until(&wrong, "refused", |endpoints| {
+        endpoints.iter().any(|one| {
+            matches!(&one.state, State::Waiting { why, .. }
+                if why.contains("name svc.test not among *.corp.test"))
+        })
+    })
+    .await;
+    config.certificate_name = Some("*.corp.test".to_owned());
+    let transport = Transport::remote(config).unwrap();
+    assert_eq!(share(&transport, 3).await["127.0.0.91"], 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_no_postern_is_asked_rarely() {
+    let dns = TestDns::start().await;
+    let (port, checks) = foreign_server("127.0.0.101").await;
+    dns.set_addresses("svc.test", &["127.0.0.101"]);
+    let mut config = config(&dns, &format!("http://svc.test:{port}"));
+    config.probes.quick_interval = Duration::from_millis(1);
+    let transport = Transport::remote(config).unwrap();
+    assert_eq!(share(&transport, 100).await.len(), 1);
+    assert_eq!(checks.load(std::sync::atomic::Ordering::SeqCst), 1);
+}
+
+/// Serves without health and without our version header, and counts questions about health.
+async fn foreign_server(ip: &str) -> (u16, Arc<std::sync::atomic::AtomicUsize>) {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use tower::ServiceExt as _;
+    let listener = tokio::net::TcpListener::bind((ip, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let checks = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let (routes, seen) = (Named::new(ip).routes(), Arc::clone(&checks));
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (routes, seen) = (routes.clone(), Arc::clone(&seen));
+            let service = hyper::service::service_fn(move |request: http::Request<_>| {
+                if request.uri().path().starts_with("/grpc.health.v1.Health/") {
+                    seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                }
+                routes.clone().oneshot(request.map(tonic::body::Body::new))
+            });
+            let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(builder.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    (port, checks)
+}
