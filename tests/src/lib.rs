@@ -18,6 +18,7 @@ pub mod browser;
 pub mod left_out;
 pub mod person;
 pub mod ports;
+pub mod postgres;
 pub mod process;
 pub mod python;
 pub mod wait;

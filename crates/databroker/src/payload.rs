@@ -1,7 +1,7 @@
 //! Looking into payloads by name. Only filters, free text, field masks and indices do; everywhere else a payload is
 //! bytes that pass through as they came.
 
-use std::{borrow::Cow, sync::LazyLock};
+use std::{borrow::Cow, net::IpAddr, sync::LazyLock};
 
 use ipnet::IpNet;
 use postern_common::rpc::stubs::FILE_DESCRIPTOR_SET;
@@ -66,11 +66,23 @@ impl Payload {
     }
 }
 
-/// An address counts as the network that holds only it.
+/// An address counts as the network that holds only it, and IPv4 written as IPv6 as IPv4.
 pub fn parse_network(text: &str) -> Option<IpNet> {
-    text.parse::<IpNet>()
+    let network = text
+        .parse::<IpNet>()
         .ok()
-        .or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from))
+        .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))?;
+    let mapped = match network {
+        IpNet::V6(v6) => v6
+            .addr()
+            .to_ipv4_mapped()
+            .zip(v6.prefix_len().checked_sub(96)),
+        IpNet::V4(_) => None,
+    };
+    match mapped {
+        Some((address, prefix)) => IpNet::new(IpAddr::V4(address), prefix).ok(),
+        None => Some(network),
+    }
 }
 
 /// One name further: into a message's field or a map's entry. The kind tells an enum from a number.

@@ -1,8 +1,5 @@
 //! Filters of `Query`: read from a `Struct`, planned, and held against records. Pure.
 
-use std::net::IpAddr;
-
-use ipnet::IpNet;
 use postern_common::rpc::stubs::databroker::Record;
 use prost_types::{Struct, Value, value::Kind};
 
@@ -107,23 +104,12 @@ impl Filter {
                     let network = payload.and_then(Payload::network);
                     network
                         .zip(parse_network(value))
-                        .is_some_and(|(ours, asked)| holds(ours, asked))
+                        .is_some_and(|(ours, asked)| ours.contains(&asked))
                 }
                 path => payload.and_then(|payload| payload.text_at(path)).as_ref() == Some(value),
             },
         }
     }
-}
-
-/// Whether a network contains another; an IPv4 address written as IPv6 is the IPv4 address.
-fn holds(outer: IpNet, inner: IpNet) -> bool {
-    outer.contains(&inner)
-        || match (inner, inner.addr()) {
-            (IpNet::V6(net), IpAddr::V6(addr)) if net.prefix_len() == 128 => addr
-                .to_ipv4_mapped()
-                .is_some_and(|addr| outer.contains(&IpAddr::V4(addr))),
-            _ => false,
-        }
 }
 
 fn read_object(

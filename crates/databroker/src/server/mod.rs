@@ -223,7 +223,7 @@ fn write_status(error: &WriteError) -> Status {
         WriteError::RecordTooLarge { .. } | WriteError::RequestTooLarge(_) | WriteError::Busy => {
             Status::resource_exhausted(error.to_string())
         }
-        WriteError::Name(_) | WriteError::Refused(Refused::Patch(_)) => {
+        WriteError::Name(_) | WriteError::Refused(Refused::Patch(_) | Refused::Database { .. }) => {
             Status::invalid_argument(error.to_string())
         }
         WriteError::Refused(Refused::Conflict { .. }) => Status::aborted(error.to_string()),

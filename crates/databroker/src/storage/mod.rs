@@ -6,6 +6,7 @@
 
 pub mod index;
 pub mod local;
+pub mod postgres;
 pub mod sealed;
 
 use std::time::Duration;
@@ -100,6 +101,8 @@ pub enum Refused {
         expected: Option<u64>,
         found: Option<u64>,
     },
+    #[error("the database does not take this: {reason}")]
+    Database { reason: String },
 }
 
 impl Refused {
@@ -141,6 +144,8 @@ pub enum StorageError {
     Deadline(Duration),
     #[error("the record file failed")]
     File(#[source] Box<redb::Error>),
+    #[error("Postgres failed")]
+    Postgres(#[source] Box<tokio_postgres::Error>),
     #[error(transparent)]
     Seal(#[from] sealed::SealError),
     #[error("what is stored under {what} cannot be read")]

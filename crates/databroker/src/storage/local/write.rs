@@ -424,24 +424,40 @@ impl<'t> Open<'t> {
         if done {
             return Ok(0);
         }
-        let mut stale = Vec::new();
+        let mut records = Vec::new();
         for row in self.records.iter().map_err(file_error)? {
             let row = Row::read(row.map_err(file_error)?.1.value())?;
-            if self.payloads.is_stale(&row.payload) {
-                stale.push((row.kind, row.id));
-            }
-            if stale.len() == TIDY_LIMIT {
-                break;
+            if self.payloads.is_stale(&row.payload) && records.len() < TIDY_LIMIT {
+                records.push((row.kind, row.id));
             }
         }
-        for (kind, id) in &stale {
+        for (kind, id) in &records {
             self.store_again(kind, id)?;
         }
-        if stale.is_empty() {
+        let mut changes = Vec::new();
+        for row in self.changes.iter().map_err(file_error)? {
+            let row = Row::read(row.map_err(file_error)?.1.value())?;
+            if self.payloads.is_stale(&row.payload) && changes.len() < TIDY_LIMIT {
+                changes.push(row);
+            }
+        }
+        let resealed = (records.len() + changes.len()) as u64;
+        for mut row in changes {
+            let data = self
+                .payloads
+                .decode(&row.kind, &row.id, row.version, &row.payload)?;
+            row.payload = self
+                .payloads
+                .encode(&row.kind, &row.id, row.version, data.as_ref());
+            self.changes
+                .insert(row.version, row.encode_to_vec().as_slice())
+                .map_err(file_error)?;
+        }
+        if resealed == 0 {
             let current = current.as_bytes().as_slice();
             self.keys.insert(CURRENT_KEY, current).map_err(file_error)?;
         }
-        Ok(stale.len() as u64)
+        Ok(resealed)
     }
 
     /// Makes the stored form and the index entries of a record anew; the record stays as it is.

@@ -1,0 +1,642 @@
+//! Writing: one transaction a batch. `postern.head` is locked first, always; so transactions never wait for each
+//! other in a circle.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, SystemTime};
+
+use postern_common::rpc::stubs::databroker::{Options, Record};
+use prost::Message as _;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, Statement};
+
+use super::Shared;
+use super::listen::CHANNEL;
+use super::pool::Pooled;
+use super::read::{
+    OPTIONS, get, headless, query, read_options, server_version, signed, timeline, unsigned,
+};
+use crate::patch;
+use crate::storage::index::Index;
+use crate::storage::{
+    Cleared, Operation, RecordKey, Refused, StorageError, Tidied, Written, is_empty,
+};
+
+/// How many rows one round of housekeeping handles at most, so that writers wait for a moment only.
+const TIDY_LIMIT: i64 = 1_000;
+const RESEAL_LIMIT: i64 = 500;
+
+const LOCK: &str = concat!(
+    "SELECT data_set, ",
+    timeline!(),
+    ", version, clock_timestamp() FROM postern.head FOR UPDATE"
+);
+const ADVANCE: &str = "UPDATE postern.head SET version = $1";
+const PRESENT: &str = "SELECT r.type, r.id, r.version, r.modified_at, r.payload
+    FROM unnest($1::text[], $2::text[]) AS wanted (type, id) JOIN postern.records r USING (type, id)";
+const CHANGE: &str =
+    "INSERT INTO postern.changes (version, type, id, deleted, payload, modified_at, sealed_by)
+    SELECT *, $6::timestamptz, $7::bytea
+    FROM unnest($1::bigint[], $2::text[], $3::text[], $4::boolean[], $5::bytea[])";
+const DELETE: &str =
+    "DELETE FROM postern.records r USING unnest($1::text[], $2::text[]) AS gone (type, id)
+    WHERE r.type = gone.type AND r.id = gone.id";
+const UPSERT: &str =
+    "INSERT INTO postern.records (version, type, id, payload, network, modified_at, sealed_by)
+    SELECT version, type, id, payload, network::inet, $6::timestamptz, $7::bytea
+    FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bytea[], $5::text[]) AS n (version, type, id, payload, network)
+    ON CONFLICT (type, id) DO UPDATE SET version = excluded.version, payload = excluded.payload,
+        network = excluded.network, modified_at = excluded.modified_at, sealed_by = excluded.sealed_by";
+const UNLINK: &str =
+    "DELETE FROM postern.fields f USING unnest($1::text[], $2::text[]) AS gone (type, id)
+    WHERE f.type = gone.type AND f.id = gone.id";
+const LINK: &str = "INSERT INTO postern.fields (type, hash, id)
+    SELECT * FROM unnest($1::text[], $2::bytea[], $3::text[]) ON CONFLICT DO NOTHING";
+const SURPLUS: &str =
+    "SELECT id FROM postern.records WHERE type = $1 ORDER BY version DESC OFFSET $2";
+const EXPIRED: &str = "SELECT id FROM postern.records
+    WHERE type = $1 AND modified_at < $2::timestamptz ORDER BY version LIMIT $3";
+const FORGET: &str = "WITH old AS (
+        DELETE FROM postern.changes WHERE version IN (
+            SELECT version FROM postern.changes WHERE modified_at < $1::timestamptz ORDER BY version LIMIT $2
+        ) RETURNING type, version
+    ), noted AS (
+        INSERT INTO postern.forgotten (type, version) SELECT type, max(version) FROM old GROUP BY type
+        ON CONFLICT (type) DO UPDATE SET version = greatest(postern.forgotten.version, excluded.version)
+    )
+    SELECT count(*), coalesce(max(version), 0) FROM old";
+const NOTE_FORGOTTEN: &str = "UPDATE postern.head SET forgotten = greatest(forgotten, $1)";
+const STALE: &str = "SELECT type, id, version, modified_at, payload FROM postern.records
+    WHERE sealed_by < $1 OR sealed_by > $1 LIMIT $2";
+const OF_KIND: &str = "SELECT type, id, version, modified_at, payload FROM postern.records
+    WHERE type = $1 AND id > $2 ORDER BY id LIMIT $3";
+const RESEAL: &str = "UPDATE postern.records r SET payload = n.payload, sealed_by = $4
+    FROM unnest($1::text[], $2::text[], $3::bytea[]) AS n (type, id, payload)
+    WHERE r.type = n.type AND r.id = n.id";
+const LEASE: &str = "INSERT INTO postern.leases (name, holder, ends_at)
+    VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3))
+    ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, ends_at = excluded.ends_at
+    WHERE postern.leases.holder = excluded.holder OR postern.leases.ends_at <= clock_timestamp()
+    RETURNING name";
+const RELEASE: &str = "DELETE FROM postern.leases WHERE name = $1 AND holder = $2";
+
+/// An open transaction that holds the head.
+struct Open<'s> {
+    shared: &'s Shared,
+    connection: Pooled,
+    server_version: u64,
+    /// The last version given out.
+    version: u64,
+    now: SystemTime,
+    options: HashMap<String, Options>,
+}
+
+impl Shared {
+    /// Begins a transaction and locks the head.
+    async fn begin(&self) -> Result<Open<'_>, StorageError> {
+        let mut connection = self.pool.get().await?;
+        let [lock, options] = connection.prepare([LOCK, OPTIONS]).await?;
+        connection.in_transaction();
+        let client = connection.client()?;
+        // Sent together: one trip to the server.
+        let begun = futures::future::try_join3(
+            client.batch_execute("BEGIN"),
+            client.query(&lock, &[]),
+            client.query(&options, &[]),
+        );
+        let ((), head, options) = begun.await.map_err(|error| connection.failed(error))?;
+        let head = head.first().ok_or_else(headless)?;
+        Ok(Open {
+            shared: self,
+            server_version: server_version(&get(head, 0)?, get(head, 1)?),
+            version: unsigned(get(head, 2)?),
+            now: get(head, 3)?,
+            options: read_options(&options)?.into_iter().collect(),
+            connection,
+        })
+    }
+
+    pub(super) async fn write(&self, batch: Vec<Operation>) -> Result<Written, StorageError> {
+        let mut open = self.begin().await?;
+        let mut touched = BTreeSet::new();
+        let mut results = Vec::with_capacity(batch.len());
+        for operation in batch {
+            match open.wanted(operation).await? {
+                Ok(wanted) => {
+                    touched.extend(wanted.iter().map(|record| record.r#type.clone()));
+                    results.push(open.store_or_undo(wanted).await?);
+                }
+                Err(refused) => results.push(Err(refused)),
+            }
+        }
+        for kind in touched {
+            open.enforce_capacity(kind).await?;
+        }
+        let server_version = open.server_version;
+        open.commit().await?;
+        Ok(Written {
+            server_version,
+            results,
+        })
+    }
+
+    pub(super) async fn set_options(
+        &self,
+        kind: String,
+        options: Options,
+    ) -> Result<(), StorageError> {
+        let mut open = self.begin().await?;
+        if is_empty(&options) {
+            open.execute("DELETE FROM postern.options WHERE type = $1", &[&kind])
+                .await?;
+        } else {
+            let set = "INSERT INTO postern.options (type, options) VALUES ($1, $2)
+                ON CONFLICT (type) DO UPDATE SET options = excluded.options";
+            open.execute(set, &[&kind, &options.encode_to_vec()])
+                .await?;
+        }
+        let indexable = options.indexable_fields.clone();
+        let before = open.options.insert(kind.clone(), options);
+        if before.unwrap_or_default().indexable_fields != indexable {
+            open.index_again(&kind).await?;
+        }
+        open.commit().await
+    }
+
+    pub(super) async fn clear(&self) -> Result<Cleared, StorageError> {
+        let mut open = self.begin().await?;
+        let old = open.server_version;
+        let all = ["records", "fields", "changes", "forgotten", "options"];
+        open.batch(
+            &all.map(|table| format!("DELETE FROM postern.{table}"))
+                .join("; "),
+        )
+        .await?;
+        let renew = "UPDATE postern.head SET data_set = gen_random_uuid(), forgotten = 0";
+        open.execute(renew, &[]).await?;
+        open.commit().await?;
+        Ok(Cleared {
+            old,
+            new: self.head().await?.server_version,
+        })
+    }
+
+    pub(super) async fn lease(
+        &self,
+        name: &str,
+        holder: &str,
+        duration: Duration,
+    ) -> Result<bool, StorageError> {
+        let mut connection = self.pool.get().await?;
+        let [lease] = connection.prepare([LEASE]).await?;
+        let seconds = duration.as_secs_f64();
+        let rows = query(&mut connection, &lease, &[&name, &holder, &seconds]).await?;
+        Ok(!rows.is_empty())
+    }
+
+    pub(super) async fn release(&self, name: &str, holder: &str) -> Result<(), StorageError> {
+        let mut connection = self.pool.get().await?;
+        let [release] = connection.prepare([RELEASE]).await?;
+        query(&mut connection, &release, &[&name, &holder])
+            .await
+            .map(drop)
+    }
+
+    pub(super) async fn tidy(&self, retention: Duration) -> Result<Tidied, StorageError> {
+        let mut open = self.begin().await?;
+        open.execute(
+            "DELETE FROM postern.leases WHERE ends_at < clock_timestamp() - interval '1 day'",
+            &[],
+        )
+        .await?;
+        let tidied = Tidied {
+            expired: open.expire().await?,
+            forgotten: open.forget(retention).await?,
+            resealed: open.reseal().await?,
+        };
+        open.commit().await?;
+        Ok(tidied)
+    }
+}
+
+impl Open<'_> {
+    async fn query(
+        &mut self,
+        sql: &'static str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, StorageError> {
+        let [statement] = self.connection.prepare([sql]).await?;
+        query(&mut self.connection, &statement, params).await
+    }
+
+    async fn execute(
+        &mut self,
+        sql: &'static str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<(), StorageError> {
+        self.query(sql, params).await.map(drop)
+    }
+
+    /// Notifies everybody and commits.
+    async fn commit(mut self) -> Result<(), StorageError> {
+        let [advance] = self.connection.prepare([ADVANCE]).await?;
+        let notify = format!("NOTIFY {CHANNEL}");
+        let client = self.connection.client()?;
+        let version = signed(self.version);
+        let params: [&(dyn ToSql + Sync); 1] = [&version];
+        // A COMMIT after a failed statement rolls back and calls that a success, so all three count.
+        let done = futures::future::try_join3(
+            client.execute(&advance, &params),
+            client.batch_execute(&notify),
+            client.batch_execute("COMMIT"),
+        );
+        match done.await {
+            Ok(_) => {
+                self.connection.settled();
+                // Listening tells it too; this way it does not depend on that.
+                self.shared.changed.notify_one();
+                Ok(())
+            }
+            Err(error) => Err(self.connection.failed(error)),
+        }
+    }
+
+    /// The records that an operation comes down to.
+    async fn wanted(
+        &mut self,
+        operation: Operation,
+    ) -> Result<Result<Vec<Record>, Refused>, StorageError> {
+        match operation {
+            Operation::Put(records) => Ok(Ok(records)),
+            Operation::Patch { records, mask } => {
+                let present = self.present(&records).await?;
+                Ok(patch::records(present, records, &mask).map_err(Refused::from))
+            }
+            Operation::PutIf { record, version } => {
+                let present = self.present(std::slice::from_ref(&record)).await?;
+                let found = present.first().map(|record| record.version);
+                Ok(Refused::unless_same(version, found).map(|()| vec![record]))
+            }
+        }
+    }
+
+    async fn present(&mut self, records: &[Record]) -> Result<Vec<Record>, StorageError> {
+        let keys: BTreeSet<_> = records.iter().map(RecordKey::of).collect();
+        let (kinds, ids): (Vec<_>, Vec<_>) = keys.into_iter().map(|key| (key.kind, key.id)).unzip();
+        let rows = self.query(PRESENT, &[&kinds, &ids]).await?;
+        self.shared.records(&rows)
+    }
+
+    /// Writes one request; if the database will not have it, the others of the batch do not suffer.
+    async fn store_or_undo(
+        &mut self,
+        wanted: Vec<Record>,
+    ) -> Result<Result<Vec<Record>, Refused>, StorageError> {
+        let version = self.version;
+        self.batch("SAVEPOINT request").await?;
+        match self.store(wanted).await {
+            Ok(written) => {
+                self.batch("RELEASE SAVEPOINT request").await?;
+                Ok(Ok(written))
+            }
+            Err(StorageError::Postgres(error)) if is_about_data(&error) => {
+                self.version = version;
+                self.batch("ROLLBACK TO SAVEPOINT request").await?;
+                Ok(Err(Refused::Database {
+                    reason: crate::causes(&*error),
+                }))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn batch(&mut self, sql: &str) -> Result<(), StorageError> {
+        let done = self.connection.client()?.batch_execute(sql).await;
+        done.map_err(|error| self.connection.failed(error))
+    }
+
+    /// Writes records, or their deletions, under the next versions.
+    async fn store(&mut self, mut records: Vec<Record>) -> Result<Vec<Record>, StorageError> {
+        if records.is_empty() {
+            return Ok(records);
+        }
+        let now = prost_types::Timestamp::from(self.now);
+        for record in &mut records {
+            self.version += 1;
+            record.version = self.version;
+            record.modified_at = Some(now);
+            record.deleted_at = record.deleted_at.map(|_| now);
+        }
+        let rows = Rows::of(self.shared, &self.options, &records);
+        let statements = self
+            .connection
+            .prepare([CHANGE, DELETE, UPSERT, UNLINK, LINK])
+            .await?;
+        let done = rows.send(&self.connection, &statements, self.now).await;
+        done.map_err(|error| self.connection.failed(error))?;
+        Ok(records)
+    }
+
+    async fn delete(&mut self, kind: &str, ids: Vec<String>) -> Result<u64, StorageError> {
+        let gone = ids.into_iter().map(|id| Record {
+            r#type: kind.to_owned(),
+            id,
+            deleted_at: Some(prost_types::Timestamp::default()),
+            ..Record::default()
+        });
+        self.store(gone.collect())
+            .await
+            .map(|gone| gone.len() as u64)
+    }
+
+    async fn enforce_capacity(&mut self, kind: String) -> Result<(), StorageError> {
+        let Some(capacity) = self.options.get(&kind).and_then(|options| options.capacity) else {
+            return Ok(());
+        };
+        let rows = self.query(SURPLUS, &[&kind, &signed(capacity)]).await?;
+        let surplus = rows
+            .iter()
+            .map(|row| get(row, 0))
+            .collect::<Result<_, _>>()?;
+        self.delete(&kind, surplus).await.map(drop)
+    }
+
+    /// Deletes records that have not been changed for their kind's time to live.
+    async fn expire(&mut self) -> Result<u64, StorageError> {
+        let limited: Vec<_> = self
+            .options
+            .iter()
+            .filter_map(|(kind, options)| {
+                Some((kind.clone(), Duration::try_from(options.ttl?).ok()?))
+            })
+            .collect();
+        let mut expired = 0;
+        for (kind, ttl) in limited {
+            let Some(end) = self.now.checked_sub(ttl) else {
+                continue;
+            };
+            let rows = self.query(EXPIRED, &[&kind, &end, &TIDY_LIMIT]).await?;
+            let ids = rows
+                .iter()
+                .map(|row| get(row, 0))
+                .collect::<Result<_, _>>()?;
+            expired += self.delete(&kind, ids).await?;
+        }
+        Ok(expired)
+    }
+
+    /// Removes what is older than `retention` from the change log.
+    async fn forget(&mut self, retention: Duration) -> Result<u64, StorageError> {
+        let Some(end) = self.now.checked_sub(retention) else {
+            return Ok(0);
+        };
+        let rows = self.query(FORGET, &[&end, &TIDY_LIMIT]).await?;
+        let row = rows.first().ok_or_else(headless)?;
+        let (count, highest): (i64, i64) = (get(row, 0)?, get(row, 1)?);
+        if count > 0 {
+            self.execute(NOTE_FORGOTTEN, &[&highest]).await?;
+        }
+        Ok(unsigned(count))
+    }
+
+    /// Seals anew what another key than the present one sealed, if the present one is our first.
+    async fn reseal(&mut self) -> Result<u64, StorageError> {
+        let Some(current) = self.shared.payloads.current() else {
+            return Ok(0);
+        };
+        let current = current.as_bytes().to_vec();
+        let present =
+            "SELECT coalesce(sealed_by[cardinality(sealed_by)] = $1, false) FROM postern.head";
+        let rows = self.query(present, &[&current]).await?;
+        if !rows.first().map_or(Ok(false), |row| get(row, 0))? {
+            return Ok(0);
+        }
+        let rows = self.query(STALE, &[&current, &RESEAL_LIMIT]).await?;
+        let records = self.shared.records(&rows)?;
+        let (mut kinds, mut ids, mut payloads) = (Vec::new(), Vec::new(), Vec::new());
+        for record in &records {
+            kinds.push(record.r#type.clone());
+            ids.push(record.id.clone());
+            payloads.push(self.shared.encode(record));
+        }
+        if !records.is_empty() {
+            self.execute(RESEAL, &[&kinds, &ids, &payloads, &current])
+                .await?;
+            self.link_again(&records).await?;
+        }
+        Ok(records.len() as u64)
+    }
+
+    /// Makes the index entries of a kind anew.
+    async fn index_again(&mut self, kind: &str) -> Result<(), StorageError> {
+        let mut after = String::new();
+        loop {
+            let rows = self.query(OF_KIND, &[&kind, &after, &TIDY_LIMIT]).await?;
+            let records = self.shared.records(&rows)?;
+            let Some(last) = records.last() else {
+                return Ok(());
+            };
+            after.clone_from(&last.id);
+            self.link_again(&records).await?;
+        }
+    }
+
+    async fn link_again(&mut self, records: &[Record]) -> Result<(), StorageError> {
+        let (kinds, ids): (Vec<_>, Vec<_>) = records
+            .iter()
+            .map(|record| (record.r#type.clone(), record.id.clone()))
+            .unzip();
+        self.execute(UNLINK, &[&kinds, &ids]).await?;
+        let links = Links::of(self.shared, &self.options, records.iter());
+        self.execute(LINK, &[&links.kinds, &links.hashes, &links.ids])
+            .await
+    }
+}
+
+impl Shared {
+    fn encode(&self, record: &Record) -> Vec<u8> {
+        self.payloads.encode(
+            &record.r#type,
+            &record.id,
+            record.version,
+            record.data.as_ref(),
+        )
+    }
+}
+
+/// The rows of a request, column by column.
+#[derive(Default)]
+struct Rows {
+    sealed_by: Vec<u8>,
+    changes: Columns,
+    deleted: Vec<bool>,
+    gone: Columns,
+    present: Columns,
+    networks: Vec<Option<String>>,
+    /// Whether index entries have to be looked at, at all.
+    indexed: bool,
+    links: Links,
+}
+
+#[derive(Default)]
+struct Columns {
+    versions: Vec<i64>,
+    kinds: Vec<String>,
+    ids: Vec<String>,
+    payloads: Vec<Vec<u8>>,
+}
+
+#[derive(Default)]
+struct Links {
+    kinds: Vec<String>,
+    hashes: Vec<Vec<u8>>,
+    ids: Vec<String>,
+}
+
+impl Columns {
+    fn push(&mut self, record: &Record, payload: Vec<u8>) {
+        self.versions.push(signed(record.version));
+        self.kinds.push(record.r#type.clone());
+        self.ids.push(record.id.clone());
+        self.payloads.push(payload);
+    }
+}
+
+impl Links {
+    fn of<'r>(
+        shared: &Shared,
+        options: &HashMap<String, Options>,
+        records: impl Iterator<Item = &'r Record>,
+    ) -> Self {
+        let mut links = Self::default();
+        for record in records {
+            let index = index(shared, options, record);
+            for hash in index.fields {
+                links.kinds.push(record.r#type.clone());
+                links.hashes.push(hash);
+                links.ids.push(record.id.clone());
+            }
+        }
+        links
+    }
+}
+
+fn index(shared: &Shared, options: &HashMap<String, Options>, record: &Record) -> Index {
+    let indexable = options
+        .get(&record.r#type)
+        .map(|it| it.indexable_fields.as_slice());
+    Index::of(
+        &shared.payloads,
+        &record.r#type,
+        record.data.as_ref(),
+        indexable.unwrap_or_default(),
+    )
+}
+
+impl Rows {
+    fn of(shared: &Shared, options: &HashMap<String, Options>, records: &[Record]) -> Self {
+        let mut rows = Self {
+            sealed_by: shared
+                .payloads
+                .current()
+                .map(|key| key.as_bytes().to_vec())
+                .unwrap_or_default(),
+            indexed: records.iter().any(|it| {
+                options
+                    .get(&it.r#type)
+                    .is_some_and(|it| !it.indexable_fields.is_empty())
+            }),
+            ..Self::default()
+        };
+        // A record that is named twice has two changes, and ends as the last one says.
+        let mut last = HashMap::new();
+        for record in records {
+            let payload = shared.encode(record);
+            rows.changes.push(record, payload.clone());
+            rows.deleted.push(record.deleted_at.is_some());
+            last.insert((&record.r#type, &record.id), (record, payload));
+        }
+        for (record, payload) in last
+            .values()
+            .map(|(record, payload)| (*record, payload.clone()))
+        {
+            if record.deleted_at.is_some() {
+                rows.gone.push(record, payload);
+            } else {
+                rows.networks.push(
+                    index(shared, options, record)
+                        .network
+                        .map(|it| it.to_string()),
+                );
+                rows.present.push(record, payload);
+            }
+        }
+        let present = last
+            .values()
+            .map(|(record, _)| *record)
+            .filter(|it| it.deleted_at.is_none());
+        rows.links = Links::of(shared, options, present);
+        rows
+    }
+
+    /// Sends every statement at once: one trip to the server.
+    async fn send(
+        &self,
+        connection: &Pooled,
+        [change, delete, upsert, unlink, link]: &[Statement; 5],
+        now: SystemTime,
+    ) -> Result<(), tokio_postgres::Error> {
+        let Ok(client) = connection.client() else {
+            return Ok(());
+        };
+        let run = async |wanted: bool, statement: &Statement, params: &[&(dyn ToSql + Sync)]| {
+            if wanted {
+                client.execute(statement, params).await
+            } else {
+                Ok(0)
+            }
+        };
+        let (changes, gone, present, links) =
+            (&self.changes, &self.gone, &self.present, &self.links);
+        let change_params: Params<'_, 7> = [
+            &changes.versions,
+            &changes.kinds,
+            &changes.ids,
+            &self.deleted,
+            &changes.payloads,
+            &now,
+            &self.sealed_by,
+        ];
+        let upsert_params: Params<'_, 7> = [
+            &present.versions,
+            &present.kinds,
+            &present.ids,
+            &present.payloads,
+            &self.networks,
+            &now,
+            &self.sealed_by,
+        ];
+        let delete_params: Params<'_, 2> = [&gone.kinds, &gone.ids];
+        let unlink_params: Params<'_, 2> = [&changes.kinds, &changes.ids];
+        let link_params: Params<'_, 3> = [&links.kinds, &links.hashes, &links.ids];
+        futures::try_join!(
+            run(true, change, &change_params),
+            run(!gone.ids.is_empty(), delete, &delete_params),
+            run(!present.ids.is_empty(), upsert, &upsert_params),
+            run(self.indexed, unlink, &unlink_params),
+            run(!links.ids.is_empty(), link, &link_params),
+        )?;
+        Ok(())
+    }
+}
+
+type Params<'p, const N: usize> = [&'p (dyn ToSql + Sync); N];
+
+/// Whether the database refused the data, rather than being unable to work.
+fn is_about_data(error: &tokio_postgres::Error) -> bool {
+    // Data exceptions, integrity constraints, program limits (an index entry that is too long).
+    error.code().is_some_and(|code| {
+        ["22", "23", "54"]
+            .iter()
+            .any(|it| code.code().starts_with(it))
+    })
+}
