@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use jiff::Timestamp;
 use postern_common::crypto::signed_url::{self, SignatureError, Verified};
 use postern_common::web::page::{self, Forms};
-use postern_common::web::refusal::{Origin, Refusal};
+use postern_common::web::refusal::{Link, Origin, Refusal};
 use postern_common::web::request_id::received;
 use url::Url;
 
@@ -134,6 +134,18 @@ impl Call {
     /// Something that Postern needs doesn't answer: 503, come back later.
     pub(crate) fn unavailable(&self, reason: &str, cause: &dyn Display) -> Box<Refusal> {
         self.refuse(StatusCode::SERVICE_UNAVAILABLE, reason, cause)
+    }
+
+    /// The same request once more; for requests that change nothing.
+    pub(crate) fn try_again(&self) -> Link {
+        let href = match self.query.as_str() {
+            "" => self.path.clone(),
+            query => format!("{}?{query}", self.path),
+        };
+        Link {
+            href,
+            text: "Try again",
+        }
     }
 
     pub(crate) fn bad_request(&self, reason: &str, cause: &dyn Display) -> Box<Refusal> {

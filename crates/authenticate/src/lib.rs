@@ -91,7 +91,7 @@ pub enum RunError {
     #[error("authenticate has no address to listen on: set `address`")]
     NoAddress,
     #[error(
-        "cannot listen on {address}: {source}; is another process using the port, or does a port \
+        "cannot listen on {address}; is another process using the port, or does a port \
          below 1024 need CAP_NET_BIND_SERVICE or another `address`?"
     )]
     Bind {

@@ -194,7 +194,7 @@ impl Records {
     }
 }
 
-fn record<P: Payload>(payload: &P) -> Record {
+pub(crate) fn record<P: Payload>(payload: &P) -> Record {
     Record {
         r#type: P::TYPE.to_owned(),
         id: payload.id().to_owned(),

@@ -72,10 +72,11 @@ pub(crate) async fn find(call: &Call) -> Result<Found, Box<Refusal>> {
         .get::<Session>(&handle.id)
         .await
         .map_err(|error| {
-            call.unavailable(
+            let refusal = call.unavailable(
                 "Sessions can't be read at the moment. Nothing was lost; try again.",
                 &error,
-            )
+            );
+            Box::new(refusal.link(call.try_again()))
         })?;
     match record {
         Some(record) if is_valid(&record, call.now) => {

@@ -11,7 +11,7 @@ use postern_common::crypto::{form, random, seal};
 use postern_common::web::cookie::{self, Scope, Single};
 use postern_common::web::negotiate::{Client, client};
 use postern_common::web::redirect::{RedirectError, Target, Targets};
-use postern_common::web::refusal::{Link, Refusal};
+use postern_common::web::refusal::Refusal;
 use postern_identity::{AuthRequest, Provider, ProviderError, RegistryError};
 use url::Url;
 
@@ -299,10 +299,11 @@ pub(crate) async fn begin(call: &Call, provider: &dyn Provider, url: Url) -> Ans
         return Err(call.unavailable("Sign-in is not set up completely.", &"no cookie_secret"));
     };
     call.service.records.answers().await.map_err(|error| {
-        call.unavailable(
+        let refusal = call.unavailable(
             "Sign-in is not possible at the moment. Try again in a few seconds.",
             &error,
-        )
+        );
+        Box::new(refusal.link(call.try_again()))
     })?;
     let (csrf, mut cookies) = csrf_token(call);
     let sign_in = SignIn::begin(key, csrf, url, call.now, random::bytes());
@@ -315,23 +316,11 @@ pub(crate) async fn begin(call: &Call, provider: &dyn Provider, url: Url) -> Ans
     let location = provider
         .authorization_url(request)
         .await
-        .map_err(|error| provider_failed(call, &error).link(try_again(call)))?;
+        .map_err(|error| provider_failed(call, &error).link(call.try_again()))?;
     // Known once discovery has been read, which the call above waited for.
     let form_post = provider.capabilities().form_post;
     cookies.extend(csrf_cookie(call, &sign_in.csrf, form_post));
     Ok(with_cookies(redirect(location.as_str()), cookies))
-}
-
-/// The same request once more.
-fn try_again(call: &Call) -> Link {
-    let href = match call.query.as_str() {
-        "" => call.path.clone(),
-        query => format!("{}?{query}", call.path),
-    };
-    Link {
-        href,
-        text: "Try again",
-    }
 }
 
 /// What people are told when a provider gives nothing.

@@ -51,7 +51,7 @@ async fn s10_a_new_session_id_at_every_sign_in() {
     browser.sign_in(&world, APP).await;
     browser.cookies.remove("_pomerium_authenticate");
     browser.sign_in(&world, APP).await;
-    let sessions = world.databroker.sessions();
+    let sessions = world.databroker.sessions().await;
     assert_eq!(sessions.len(), 2);
     assert_ne!(sessions[0].id, sessions[1].id);
 }
@@ -70,7 +70,7 @@ async fn s11_state_is_good_in_its_browser_only() {
     // Also when the other browser has begun a sign-in of its own.
     other.get(&world.sign_in_url(APP)).await;
     assert_eq!(other.get(&back).await.status, 400);
-    assert!(world.databroker.sessions().is_empty());
+    assert!(world.databroker.sessions().await.is_empty());
     assert_eq!(browser.get(&back).await.status, 302);
 }
 
@@ -85,7 +85,7 @@ async fn s11_state_works_once() {
     let answer = browser.get(&back).await;
     assert_eq!(answer.location().path(), "/.pomerium/sign_in");
     assert!(answer.cookies().is_empty());
-    assert_eq!(world.databroker.sessions().len(), 1);
+    assert_eq!(world.databroker.sessions().await.len(), 1);
     assert_eq!(world.idp.set(|state| state.redeemed), 1);
 }
 
@@ -123,7 +123,7 @@ async fn s48_an_answer_of_another_provider_is_refused() {
     assert_ne!(changed, back.as_str());
     let answer = browser.get(&Url::parse(&changed).unwrap()).await;
     assert_eq!(answer.status, 502);
-    assert!(world.databroker.sessions().is_empty());
+    assert!(world.databroker.sessions().await.is_empty());
 }
 
 #[tokio::test]
@@ -286,7 +286,7 @@ async fn s44_forms_need_the_token_of_this_browser() {
         let answer = browser.post(&url("/.pomerium/sign_out"), fields).await;
         assert_eq!(answer.status, 400);
     }
-    assert_eq!(world.databroker.sessions().len(), 2);
+    assert_eq!(world.databroker.sessions().await.len(), 2);
     // Not from a page of another site either, whatever it holds.
     let token = browser.get(&url("/.pomerium/")).await.form_token();
     for (name, value) in [
@@ -302,7 +302,7 @@ async fn s44_forms_need_the_token_of_this_browser() {
             .await;
         assert_eq!(answer.status, 400, "{value}");
     }
-    assert_eq!(world.databroker.sessions().len(), 2);
+    assert_eq!(world.databroker.sessions().await.len(), 2);
     browser
         .headers
         .insert("origin", format!("https://{HOST}").parse().unwrap());
@@ -310,7 +310,7 @@ async fn s44_forms_need_the_token_of_this_browser() {
         .post(&url("/.pomerium/sign_out"), &[("token", &token)])
         .await
         .location();
-    assert_eq!(world.databroker.sessions().len(), 1);
+    assert_eq!(world.databroker.sessions().await.len(), 1);
 }
 
 #[tokio::test]
@@ -319,14 +319,14 @@ async fn s44_a_link_ends_no_session_of_somebody_else() {
     let mut eve = world.browser();
     world.idp.set(|state| state.claims["sub"] = json!("eve"));
     eve.sign_in(&world, APP).await;
-    let eves = world.databroker.sessions().remove(0);
+    let eves = world.databroker.sessions().await.remove(0);
     world.idp.set(|state| state.claims["sub"] = json!("ann"));
     let mut ann = world.browser();
     ann.sign_in(&world, APP).await;
     // Eve's own sign-out link, opened in Ann's browser.
     ann.get(&world.sign("/.pomerium/sign_out", &[(param::SESSION_ID, &eves.id)]))
         .await;
-    let left = world.databroker.sessions();
+    let left = world.databroker.sessions().await;
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].user_id, "ann");
     assert!(ann.cookies.contains_key("_pomerium_authenticate"));
@@ -469,7 +469,14 @@ async fn only_our_services_may_have_tokens_verified() {
     let key = &world.config.secrets.shared[0];
     let mut browser = world.browser();
     let callback = browser.sign_in(&world, APP).await;
-    let id_token = world.databroker.sessions().remove(0).id_token.unwrap().raw;
+    let id_token = world
+        .databroker
+        .sessions()
+        .await
+        .remove(0)
+        .id_token
+        .unwrap()
+        .raw;
     let question = json!({"identityToken": id_token, "identityProviderId": IDP_ID}).to_string();
     let path = "/.pomerium/verify-identity-token";
     let mut caller = world.browser();
@@ -508,7 +515,7 @@ async fn the_account_page_needs_a_session_and_tells_no_token() {
     assert_eq!(again, url("/.pomerium/"));
     let page = browser.get(&again).await;
     assert!(page.body.contains("ann@corp.test") && page.body.contains("eng, ops"));
-    let session = world.databroker.sessions().remove(0);
+    let session = world.databroker.sessions().await.remove(0);
     let tokens = session.oauth_token.unwrap();
     for secret in [
         tokens.access_token,

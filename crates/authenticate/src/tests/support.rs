@@ -46,8 +46,8 @@ impl World {
         let mut config = config();
         change(&mut config);
         let config = Arc::new(config);
-        let databroker = Databroker::default();
-        let transport = databroker.transport(TokenKeys::new(config.secrets.shared.clone()));
+        let databroker = Databroker::start(TokenKeys::new(config.secrets.shared.clone()));
+        let transport = databroker.transport();
         let service = Authenticate::new(Arc::clone(&config), transport, idp.client());
         let router = crate::router(Arc::clone(&service));
         Self {
@@ -61,8 +61,7 @@ impl World {
 
     /// Another replica with the same configuration and databroker.
     pub(super) fn replica(&self) -> Router {
-        let keys = TokenKeys::new(self.config.secrets.shared.clone());
-        let transport = self.databroker.transport(keys);
+        let transport = self.databroker.transport();
         crate::router(Authenticate::new(
             Arc::clone(&self.config),
             transport,
