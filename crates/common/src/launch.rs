@@ -3,7 +3,9 @@
 //! Configuration first, with everything that is wrong with it at once; then log, health and
 //! metrics; then the service itself; at last the drain.
 
+pub mod grpc;
 mod health;
+pub mod peers;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -18,6 +20,7 @@ use crate::config::watch::{ReloadOutcome, Watch, log_all};
 use crate::config::{Config, Origin, ProcessSecrets, Service, load};
 use crate::lifecycle::health::Health;
 use crate::lifecycle::{DrainTiming, Lifecycle};
+use crate::rpc::token::TokenKeys;
 use crate::telemetry::log::{Levels, Log, chain};
 use crate::telemetry::metrics::{self, BasicAuth, ConfigMetrics, Metrics};
 
@@ -30,6 +33,8 @@ pub struct Launched {
     pub lifecycle: Lifecycle,
     pub metrics: Metrics,
     pub health: Health,
+    /// What calls between services are signed with; follows the configuration.
+    pub keys: TokenKeys,
 }
 
 /// The command line of a binary that has one service.
@@ -188,11 +193,13 @@ fn prepare(
         metrics::serve(&metrics, options.address, auth, lifecycle.stopping())?;
     }
 
-    let levels = log.levels();
+    let keys = TokenKeys::new(config.secrets.shared.clone());
+    let (levels, followed) = (log.levels(), keys.clone());
     lifecycle.spawn(
         watch.run(lifecycle.stopping(), move |outcome| match outcome {
             ReloadOutcome::Applied { config, .. } => {
                 levels.set(Levels::from(&config.log));
+                followed.replace(config.secrets.shared.clone());
                 reloads.loaded(config.checksum, config.routes.len(), Timestamp::now());
             }
             ReloadOutcome::Rejected { .. } => reloads.refused(),
@@ -203,6 +210,7 @@ fn prepare(
         lifecycle: lifecycle.clone(),
         metrics,
         health,
+        keys,
     })
 }
 

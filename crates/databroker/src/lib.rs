@@ -23,9 +23,12 @@ pub mod patch;
 pub mod payload;
 pub mod query;
 pub mod server;
+mod start;
 pub mod storage;
 pub mod tidy;
 pub mod writer;
+
+pub use start::{StartError, start};
 
 use std::error::Error;
 use std::sync::Arc;

@@ -1,0 +1,114 @@
+//! From the configuration to a running databroker.
+
+use std::sync::Arc;
+
+use postern_common::config::{Config, Service, StorageOptions};
+use postern_common::launch::Launched;
+use postern_common::lifecycle::{Lifecycle, NotReady};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::Databroker;
+use crate::feed::State;
+use crate::storage::local::{Local, OpenError};
+use crate::storage::postgres::settings::{Settings, SettingsError};
+use crate::storage::postgres::{Postgres, TlsError};
+use crate::storage::sealed::Payloads;
+use crate::storage::{Storage, StorageError};
+use crate::tidy::Housekeeping;
+
+/// The storage can't be used, and waiting would not help.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the storage in memory cannot be made")]
+    Memory(#[source] StorageError),
+    #[error("the storage in files cannot be opened")]
+    File(#[from] OpenError),
+    #[error("databroker_storage_connection_string")]
+    ConnectionString(#[from] SettingsError),
+    #[error("TLS to Postgres, as databroker_storage_connection_string asks for it")]
+    PostgresTls(#[from] TlsError),
+}
+
+/// Opens the storage that the configuration names and starts a databroker on it. Readiness and
+/// `/status` follow the storage.
+pub fn start(launched: &Launched) -> Result<Databroker, StartError> {
+    let config = Arc::clone(&launched.config.borrow());
+    let storage = open(&config, launched.lifecycle.stopping())?;
+    let databroker = Databroker::start(
+        storage,
+        Housekeeping::default(),
+        launched.lifecycle.stopping(),
+    );
+    // Where proxy runs too, people who are signed in go on without a database.
+    let matters = if config.services.contains(Service::Proxy) {
+        Matters::ToItself
+    } else {
+        Matters::ToTheProcess
+    };
+    let first = launched.lifecycle.not_ready(Service::Databroker.name());
+    launched.lifecycle.spawn(tell_readiness(
+        databroker.state(),
+        launched.lifecycle.clone(),
+        matters,
+        first,
+    ));
+    Ok(databroker)
+}
+
+fn open(config: &Config, stop: CancellationToken) -> Result<Arc<dyn Storage>, StartError> {
+    let secrets = &config.secrets;
+    match &config.storage {
+        StorageOptions::Memory => Ok(Arc::new(Local::in_memory().map_err(StartError::Memory)?)),
+        StorageOptions::File { directory } => {
+            let payloads = Payloads::sealed(&secrets.storage, &secrets.shared);
+            Ok(Arc::new(Local::open(directory, payloads)?))
+        }
+        StorageOptions::Postgres { connection_string } => {
+            let settings = Settings::parse(connection_string, &environment)?;
+            let payloads = Payloads::sealed(&secrets.storage, &secrets.shared);
+            Ok(Arc::new(Postgres::start(settings, payloads, stop)?))
+        }
+    }
+}
+
+/// What libpq reads beside the connection string: `PGHOST`, `PGPASSFILE` and their likes.
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Whose readiness rests on the storage.
+#[derive(Debug, Clone, Copy)]
+enum Matters {
+    ToTheProcess,
+    ToItself,
+}
+
+async fn tell_readiness(
+    mut state: watch::Receiver<State>,
+    lifecycle: Lifecycle,
+    matters: Matters,
+    first: NotReady,
+) {
+    let name = Service::Databroker.name();
+    let mut guard = Some(first);
+    let stop = lifecycle.stopping();
+    loop {
+        let now = state.borrow_and_update().clone();
+        match now {
+            State::Current { .. } => guard = None,
+            State::Behind { reason, .. } => {
+                let held = guard.take().unwrap_or_else(|| match matters {
+                    Matters::ToTheProcess => lifecycle.not_ready(name),
+                    Matters::ToItself => lifecycle.degraded(name, &reason),
+                });
+                held.because(&reason);
+                guard = Some(held);
+            }
+        }
+        match stop.run_until_cancelled(state.changed()).await {
+            Some(Ok(())) => {}
+            Some(Err(_)) | None => return,
+        }
+    }
+}
