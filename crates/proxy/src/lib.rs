@@ -1,1 +1,53 @@
-//! placeholder
+//! The data plane: takes requests of browsers and programs, asks authorize about each of them,
+//! and forwards what holds a permit.
+//!
+//! Read [`serve`] first: the life of a request, top to bottom. The runtime model stands in
+//! [`run`]: a current-thread runtime a core, on which a connection, its requests and its
+//! connections to upstreams stay.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
+        reason = "tests may panic"
+    )
+)]
+
+mod access_log;
+mod alarm;
+mod authenticate;
+mod body;
+mod callback;
+mod connection;
+mod core;
+mod forward;
+mod guarded;
+mod internal;
+mod limits;
+mod listener;
+mod metrics;
+mod open;
+mod permit;
+mod redirect_listener;
+mod refuse;
+mod remote;
+mod request;
+mod respond;
+mod revisit;
+mod run;
+mod serve;
+mod snapshot;
+mod tls;
+mod tunnel;
+mod upgrade;
+mod upstream;
+mod websocket;
+
+pub use listener::{BindError, Listeners};
+pub use remote::Remote;
+pub use run::{Peers, RunError, run, run_on};

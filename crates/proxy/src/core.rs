@@ -1,0 +1,67 @@
+//! What a core works with: its own part, and what all cores share.
+
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use arc_swap::ArcSwap;
+use postern_common::authz::Authorizer;
+use postern_common::lifecycle::{Lifecycle, Phase};
+use postern_common::rpc::Transport;
+use tokio::sync::watch;
+
+use crate::metrics::ProxyMetrics;
+use crate::open::Registry;
+use crate::snapshot::Snapshot;
+use crate::upstream::pool::Pool;
+
+/// The same for every core.
+pub(crate) struct Shared {
+    /// The configuration in use.
+    pub snapshot: ArcSwap<Snapshot>,
+    pub authorizer: Arc<dyn Authorizer>,
+    pub databroker: Transport,
+    /// Authenticate, when it runs in this process.
+    pub authenticate: Option<axum::Router>,
+    pub lifecycle: Lifecycle,
+    pub metrics: Arc<ProxyMetrics>,
+    /// The multi-thread runtime for what is no request.
+    pub control: tokio::runtime::Handle,
+    /// Connections of clients.
+    pub connections: AtomicUsize,
+}
+
+/// One core's own. Nothing in it leaves its thread, so nothing in it needs a lock.
+pub(crate) struct Core {
+    pub shared: Arc<Shared>,
+    pub pool: Pool,
+    pub open: Rc<Registry>,
+    pub phase: watch::Receiver<Phase>,
+}
+
+impl Core {
+    /// The configuration as it is now. A request takes it once, and sees no other.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.snapshot.load_full()
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+}
+
+/// Runs hyper's tasks on this core.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+{
+    fn execute(&self, task: F) {
+        tokio::task::spawn_local(async move {
+            task.await;
+        });
+    }
+}

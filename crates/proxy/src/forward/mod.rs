@@ -1,0 +1,475 @@
+//! Brings a permitted request to its upstream, and the answer back. Both bodies stream.
+
+pub(crate) mod exchange;
+pub(crate) mod headers;
+mod redirect;
+pub(crate) mod retry;
+pub(crate) mod rewrite;
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::header::{CONTENT_TYPE, HOST, LOCATION};
+use http::uri::{PathAndQuery, Scheme as UriScheme};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use postern_common::config::{
+    FixedResponse, PassIdentity, PathMatcher, Redirect, RouteTarget, UpstreamProtocol,
+    UpstreamTarget,
+};
+
+use self::exchange::{
+    Progress, RequestBody, RequestFailure, TimedOut, Timeouts, Trailers,
+};
+use self::headers::{Forwarding, X_FORWARDED_HOST};
+use self::rewrite::UpstreamHost;
+use crate::access_log::Record;
+use crate::alarm::Alarm;
+use crate::body::{Body, Exchange};
+use crate::core::Core;
+use crate::open::{Closed, Open};
+use crate::permit::{Permit, Permitted, Way};
+use crate::refuse::Stop;
+use crate::respond;
+use crate::serve::{Headers, Reply};
+use crate::snapshot::{AuthenticateWay, Destination, Prepared, Snapshot};
+use crate::upgrade;
+use crate::upstream::connect::Needs;
+use crate::upstream::pool::Lease;
+use crate::upstream::{Cluster, Member};
+use crate::tunnel;
+
+/// Does what the permit says: forward, redirect, answer, or open a tunnel.
+pub(crate) async fn forward(
+    core: &Rc<Core>,
+    snapshot: &Arc<Snapshot>,
+    permit: Permit,
+    record: &mut Record,
+) -> Result<Reply, Stop> {
+    let permitted = permit.redeem();
+    match permitted.way.clone() {
+        Way::Authenticate => match &snapshot.authenticate.way {
+            AuthenticateWay::BuiltIn(target, destination) => {
+                let plan = Plan {
+                    target,
+                    matcher: &PathMatcher::Any,
+                    route: None,
+                    cluster: cluster(destination)?,
+                };
+                proxied(core, snapshot, permitted, &plan, record).await
+            }
+            // The route that names the host has been found by `authenticate`, which made the
+            // permit for it; in-process authenticate needs none.
+            AuthenticateWay::InProcess | AuthenticateWay::Route => Err(unavailable("no way to authenticate")),
+        },
+        Way::Route(route) | Way::AuthenticateRoute(route) => {
+            let (target, cluster) = match (&route.route.target, &route.cluster) {
+                (RouteTarget::Redirect(redirect), _) => {
+                    return Ok(redirected(&permitted, &route, redirect));
+                }
+                (RouteTarget::Response(fixed), _) => return Ok(fixed_response(&route, fixed)),
+                (RouteTarget::Upstream(target), Some(destination)) => {
+                    (target, cluster(destination)?)
+                }
+                (RouteTarget::Upstream(_), None) => return Err(unavailable("no endpoints")),
+            };
+            if permitted.request.target.is_tunnel() {
+                return tunnel::open(core, permitted, cluster, target).await;
+            }
+            let matcher = &route.route.matcher;
+            let plan = Plan { target, matcher, route: Some(&route), cluster };
+            proxied(core, snapshot, permitted, &plan, record).await
+        }
+    }
+}
+
+/// Everything the configuration says about one way.
+struct Plan<'a> {
+    target: &'a UpstreamTarget,
+    matcher: &'a PathMatcher,
+    route: Option<&'a Arc<Prepared>>,
+    cluster: &'a Cluster,
+}
+
+fn cluster(destination: &Destination) -> Result<&Cluster, Stop> {
+    match destination {
+        Destination::Cluster(cluster) => Ok(cluster),
+        Destination::Broken(reason) => Err(unavailable(reason)),
+    }
+}
+
+/// 503: no healthy upstream.
+pub(crate) fn unavailable(cause: impl Into<String>) -> Stop {
+    Stop::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "no_healthy_upstream",
+        "The application behind this address cannot be reached just now.",
+    )
+    .grpc(14)
+    .because(cause)
+}
+
+async fn proxied(
+    core: &Rc<Core>,
+    snapshot: &Arc<Snapshot>,
+    permitted: Permitted,
+    plan: &Plan<'_>,
+    record: &mut Record,
+) -> Result<Reply, Stop> {
+    let Permitted { request, question, body, mut extensions, allow, open, .. } = permitted;
+    let client_upgrade = request.upgrade.as_ref().map(|_| upgrade::of_client(&mut extensions));
+    let progress = Progress::new(request.received, !body.is_end_stream());
+    let timeouts = timeouts(snapshot, plan.target, &request, &question.headers);
+    let read_limit = snapshot.config.http.timeout_read;
+    let read_deadline = (read_limit > Duration::ZERO).then(|| request.received + read_limit);
+    let trailers = if request.grpc {
+        Trailers::Pass(Arc::clone(&snapshot.headers))
+    } else {
+        Trailers::Drop
+    };
+    let had_no_body = body.is_end_stream();
+    let mut body = RequestBody::new(body, Rc::clone(&progress), read_deadline, trailers);
+    let path = rewrite::path(&plan.target.rewrite, plan.matcher, request.target.path());
+    let path_and_query = rewrite::path_and_query(&path, request.target.query());
+    let path_and_query = PathAndQuery::try_from(path_and_query)
+        .map_err(|error| Stop::bad_request("invalid_rewritten_path", error.to_string()))?;
+    let needs = if client_upgrade.is_some() { Needs::Http1 } else { Needs::Http };
+    let mut tries = retry::Tries::new(plan.cluster, &core.pool, allow.session.as_deref());
+    loop {
+        let (member, mut lease) = tries.lease(needs, plan.route.map(|route| &*route.metrics)).await?;
+        check_protocol(&request, member, &lease)?;
+        let outgoing = Outgoing {
+            snapshot,
+            request: &request,
+            headers: &question.headers,
+            allow: &allow,
+            plan,
+            member,
+            path: &path,
+            path_and_query: &path_and_query,
+        };
+        let (mut sending, host) = outgoing.build(lease.is_http2(), body)?;
+        *sending.extensions_mut() = extensions.clone();
+        record.forwarded(Some(host), path.clone().into_owned());
+        let sent = head(lease.send(sending), &progress, &timeouts, &open).await;
+        match sent {
+            Ok(response) => {
+                let exchange = Exchange {
+                    lease: Some(lease),
+                    progress,
+                    timeouts,
+                    grpc: request.grpc,
+                };
+                return answer(snapshot, plan, response, exchange, open, client_upgrade, &request);
+            }
+            Err(NoHead::Send(mut error)) => {
+                let unsent = error.take_message();
+                let error = error.into_error();
+                if let Some(failure) = progress.request_failure() {
+                    return Err(request_failed(failure));
+                }
+                body = match unsent {
+                    Some(message) if tries.left() => message.into_body(),
+                    None if lease.reused
+                        && tries.left()
+                        && had_no_body
+                        && retry::is_idempotent(&request.method) =>
+                    {
+                        RequestBody::empty(Rc::clone(&progress))
+                    }
+                    _ => return Err(broken(&member.endpoint.name, &error)),
+                };
+                tries.again(plan.route.map(|route| &*route.metrics), &error);
+            }
+            Err(NoHead::TimedOut(which)) => {
+                if let Some(route) = plan.route {
+                    route.metrics.timeout.inc();
+                }
+                return Err(timed_out(which, progress.request_is_done()));
+            }
+            Err(NoHead::RequestFailed(failure)) => return Err(request_failed(failure)),
+            Err(NoHead::Closed(why)) => return Err(withdrawn(why)),
+        }
+    }
+}
+
+/// A request on its way out.
+struct Outgoing<'a> {
+    snapshot: &'a Snapshot,
+    request: &'a crate::request::Request,
+    headers: &'a HeaderMap,
+    allow: &'a postern_common::authz::Allow,
+    plan: &'a Plan<'a>,
+    member: &'a Member,
+    path: &'a Cow<'a, str>,
+    path_and_query: &'a PathAndQuery,
+}
+
+impl Outgoing<'_> {
+    /// The request, and the host that it names.
+    fn build(
+        &self,
+        http2: bool,
+        body: RequestBody,
+    ) -> Result<(Request<RequestBody>, HeaderValue), Stop> {
+        let Self { request, plan, .. } = self;
+        let own = HeaderValue::try_from(&**request.target.authority.text())
+            .map_err(|error| Stop::bad_request("invalid_host", error.to_string()))?;
+        let rule = &plan.target.host;
+        let chosen = rewrite::host(rule, &self.member.authority, self.headers, request.target.path());
+        let (host, replaced) = match chosen {
+            UpstreamHost::Unchanged => (own, None),
+            UpstreamHost::Changed(host) => {
+                let replaced = (host != own).then_some(&**request.target.authority.text());
+                (host, replaced)
+            }
+        };
+        let removed = plan.route.map_or(&[][..], |route| &route.route.request_headers.remove);
+        let websocket_key = request.upgrade.as_ref().filter(|upgrade| upgrade.extended);
+        let mut map = self.snapshot.headers.upstream(
+            self.headers,
+            self.allow,
+            &Forwarding {
+                peer: request.peer,
+                client: request.client_address,
+                proto: request.target.scheme.as_str(),
+                request_id: &request.id,
+                replaced_host: replaced.filter(|_| !removed.contains(&X_FORWARDED_HOST)),
+                replaced_path: (**self.path != *request.target.path()).then(|| request.target.path()),
+                upgrade: request.upgrade.as_ref().map(|upgrade| &upgrade.token),
+                identity: plan.route.map_or(PassIdentity::Yes, |r| r.route.identity.headers),
+                remove: removed,
+            },
+        );
+        if websocket_key.is_some() {
+            upgrade::add_websocket_key(&mut map);
+        }
+        let mut out = Request::new(body);
+        *out.method_mut() = match &request.upgrade {
+            Some(upgrade) if upgrade.extended => Method::GET,
+            _ => request.method.clone(),
+        };
+        if http2 {
+            *out.version_mut() = Version::HTTP_2;
+            *out.uri_mut() = self.absolute(&host)?;
+        } else {
+            map.insert(HOST, host.clone());
+            *out.uri_mut() = Uri::from(self.path_and_query.clone());
+        }
+        *out.headers_mut() = map;
+        Ok((out, host))
+    }
+
+    fn absolute(&self, host: &HeaderValue) -> Result<Uri, Stop> {
+        let scheme = match self.member.endpoint.protocol {
+            UpstreamProtocol::Https => UriScheme::HTTPS,
+            _ => UriScheme::HTTP,
+        };
+        Uri::builder()
+            .scheme(scheme)
+            .authority(host.as_bytes())
+            .path_and_query(self.path_and_query.clone())
+            .build()
+            .map_err(|error| Stop::bad_request("invalid_host", error.to_string()))
+    }
+}
+
+/// What came instead of the head of an answer.
+enum NoHead {
+    Send(TrySendError<Request<RequestBody>>),
+    TimedOut(TimedOut),
+    RequestFailed(RequestFailure),
+    Closed(Closed),
+}
+
+/// Waits for the head of the answer, no longer than the limits allow.
+async fn head(
+    sending: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
+    progress: &Progress,
+    timeouts: &Timeouts,
+    open: &Open,
+) -> Result<Response<Incoming>, NoHead> {
+    let mut sending = pin!(sending);
+    let mut alarm = Alarm::default();
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
+            return Poll::Ready(sent.map_err(NoHead::Send));
+        }
+        if let Poll::Ready(why) = open.poll_closed(cx) {
+            return Poll::Ready(Err(NoHead::Closed(why)));
+        }
+        progress.wake_me(cx);
+        if let Some(failure) = progress.request_failure() {
+            return Poll::Ready(Err(NoHead::RequestFailed(failure)));
+        }
+        if let Some((at, which)) = progress.deadline(timeouts)
+            && alarm.poll(cx, at).is_ready()
+        {
+            return Poll::Ready(Err(NoHead::TimedOut(which)));
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+#[expect(clippy::too_many_arguments, reason = "everything that an answer is made of")]
+fn answer(
+    snapshot: &Snapshot,
+    plan: &Plan<'_>,
+    response: Response<Incoming>,
+    exchange: Exchange,
+    open: Open,
+    client_upgrade: Option<hyper::upgrade::OnUpgrade>,
+    request: &crate::request::Request,
+) -> Result<Reply, Stop> {
+    let (mut parts, incoming) = response.into_parts();
+    let upgraded = parts.status == StatusCode::SWITCHING_PROTOCOLS;
+    if upgraded && client_upgrade.is_none() {
+        // Nobody asked for it: passing it on would open a channel that nobody watches.
+        return Err(Stop::new(
+            StatusCode::BAD_GATEWAY,
+            "upstream_protocol_error",
+            "The application behind this address gave an answer that makes no sense.",
+        )
+        .grpc(13)
+        .because("the upstream switched protocols without being asked"));
+    }
+    respond::clean(&mut parts.headers, &snapshot.config.cookie.name, upgraded);
+    if let Some(route) = plan.route {
+        respond::apply(&mut parts.headers, &route.route.response_headers);
+    }
+    let scope = if plan.route.is_some() { Headers::Route } else { Headers::Global };
+    parts.version = Version::HTTP_11;
+    let (Some(client), true, Some(upgrade)) = (client_upgrade, upgraded, &request.upgrade) else {
+        let body = Body::upstream(incoming, exchange, open);
+        let response = Response::from_parts(parts, body);
+        return Ok(Reply { response, headers: scope, details: "via_upstream", tunnel: None });
+    };
+    let upstream = hyper::upgrade::on(Response::from_parts(parts.clone(), incoming));
+    if upgrade.extended {
+        upgrade::answer_extended(&mut parts);
+    }
+    let tunnel = upgrade::between(client, upstream, upgrade, open, exchange.timeouts);
+    let response = Response::from_parts(parts, Body::empty());
+    let tunnel = Some(Box::new(tunnel));
+    Ok(Reply { response, headers: scope, details: "via_upstream", tunnel })
+}
+
+fn timeouts(
+    snapshot: &Snapshot,
+    target: &UpstreamTarget,
+    request: &crate::request::Request,
+    headers: &HeaderMap,
+) -> Timeouts {
+    let write = snapshot.config.http.timeout_write;
+    // An upgrade lives as long as it likes, unless the route's own key says otherwise; loading
+    // has already turned the default off where upgrades are allowed.
+    let grpc = request.grpc.then(|| headers.get("grpc-timeout")).flatten().and_then(retry::grpc_timeout);
+    let total = match (target.timeout, grpc) {
+        (Some(total), Some(grpc)) => Some(total.min(grpc)),
+        (total, grpc) => total.or(grpc),
+    };
+    Timeouts {
+        total,
+        idle: target.idle_timeout,
+        write: (write > Duration::ZERO).then_some(write),
+    }
+}
+
+/// gRPC needs HTTP/2 all the way.
+fn check_protocol(
+    request: &crate::request::Request,
+    member: &Member,
+    lease: &Lease,
+) -> Result<(), Stop> {
+    if !request.grpc || lease.is_http2() {
+        return Ok(());
+    }
+    let cause = format!(
+        "{} speaks HTTP/1.1 and the request is gRPC; use h2c:// or an https upstream with HTTP/2",
+        member.endpoint.name
+    );
+    Err(Stop::new(
+        StatusCode::BAD_GATEWAY,
+        "upstream_protocol_error",
+        "The application behind this address does not speak HTTP/2, which gRPC needs.",
+    )
+    .grpc(13)
+    .because(cause))
+}
+
+fn redirected(permitted: &Permitted, route: &Prepared, redirect: &Redirect) -> Reply {
+    let target = &permitted.request.target;
+    let asked = redirect::Asked {
+        scheme: target.scheme.as_str(),
+        host: target.authority.name(),
+        port: target.authority.port(),
+        path: target.path(),
+        query: target.query(),
+    };
+    let location = redirect::location(redirect, &route.route.matcher, &asked);
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = redirect.status;
+    if let Ok(location) = HeaderValue::try_from(location) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    respond::apply(response.headers_mut(), &route.route.response_headers);
+    Reply { response, headers: Headers::Route, details: "direct_response", tunnel: None }
+}
+
+fn fixed_response(route: &Prepared, fixed: &FixedResponse) -> Reply {
+    let mut response = Response::new(Body::full(fixed.body.clone()));
+    *response.status_mut() = fixed.status;
+    let text = HeaderValue::from_static("text/plain");
+    response.headers_mut().insert(CONTENT_TYPE, text);
+    respond::apply(response.headers_mut(), &route.route.response_headers);
+    Reply { response, headers: Headers::Route, details: "direct_response", tunnel: None }
+}
+
+fn timed_out(which: TimedOut, request_done: bool) -> Stop {
+    let status = match which {
+        TimedOut::Read => StatusCode::REQUEST_TIMEOUT,
+        TimedOut::Idle if !request_done => StatusCode::REQUEST_TIMEOUT,
+        _ => StatusCode::GATEWAY_TIMEOUT,
+    };
+    let text = format!("This took longer than {} allows.", which.key());
+    Stop::new(status, which.details(), text).grpc(4)
+}
+
+fn request_failed(failure: RequestFailure) -> Stop {
+    match failure {
+        RequestFailure::TooSlow => timed_out(TimedOut::Read, false),
+        RequestFailure::Broken => Stop::bad_request(
+            "downstream_remote_disconnect",
+            "The request ended before its end.",
+        ),
+    }
+}
+
+fn withdrawn(why: Closed) -> Stop {
+    let text = "Access was withdrawn while the request was under way.";
+    Stop::new(StatusCode::SERVICE_UNAVAILABLE, why.as_str(), text).grpc(14)
+}
+
+/// The upstream took the request and gave no answer that could be read.
+fn broken(name: &str, error: &hyper::Error) -> Stop {
+    let chain = postern_common::telemetry::log::chain(error);
+    let cause = format!("{name}: {chain}");
+    if error.is_parse() || error.is_parse_status() || error.is_parse_too_large() {
+        let text = "The application behind this address gave an answer that cannot be read.";
+        return Stop::new(StatusCode::BAD_GATEWAY, "upstream_protocol_error", text)
+            .grpc(13)
+            .because(cause);
+    }
+    let text = "The application behind this address broke off the connection.";
+    Stop::new(StatusCode::SERVICE_UNAVAILABLE, "upstream_reset_before_response_started", text)
+        .grpc(1)
+        .because(cause)
+}

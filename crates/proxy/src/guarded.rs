@@ -1,0 +1,211 @@
+//! The reading side of a client's connection, watched.
+//!
+//! hyper has one timer for the head of a request, and it runs between requests too, so a short
+//! limit for slow heads would cut idle connections. Here the two are told apart by who reads what:
+//! the first byte after an idle time starts the clock of a head, the request it becomes stops it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use crate::limits;
+
+/// What a client's connection is doing. Times are milliseconds since `epoch`, so that they fit
+/// atomics: hyper hands an upgraded connection on as `Send`, though it never leaves its core.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    epoch: Instant,
+    /// Requests whose answer has not been sent to its last byte.
+    active: AtomicU32,
+    /// Requests so far.
+    requests: AtomicU64,
+    idle_since: AtomicU64,
+    /// 0: no head is being read.
+    head_since: AtomicU64,
+    /// HTTP/2 carries more than requests: there, only the preface counts as a head.
+    heads: bool,
+}
+
+/// Why a connection is closed for silence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Silence {
+    Head,
+    Idle,
+}
+
+impl Activity {
+    pub(crate) fn new(http2: bool) -> Self {
+        let epoch = Instant::now();
+        Self {
+            epoch,
+            active: AtomicU32::new(0),
+            requests: AtomicU64::new(0),
+            idle_since: AtomicU64::new(0),
+            // A new connection owes us a head from its first moment in HTTP/1.1 and HTTP/2 alike,
+            // but browsers open spare ones: for HTTP/1.1 the clock starts with the first byte.
+            head_since: AtomicU64::new(0),
+            heads: !http2,
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+
+    fn bytes_arrived(&self) {
+        if self.heads
+            && self.active.load(Ordering::Relaxed) == 0
+            && self.head_since.load(Ordering::Relaxed) == 0
+        {
+            self.head_since.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// A head is complete. The guard ends with the last byte of the answer.
+    pub(crate) fn request(self: &Arc<Self>) -> Active {
+        self.head_since.store(0, Ordering::Relaxed);
+        self.active.fetch_add(1, Ordering::Relaxed);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        Active { activity: Arc::clone(self) }
+    }
+
+    pub(crate) fn is_http2(&self) -> bool {
+        !self.heads
+    }
+
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_active(&self) -> bool {
+        self.active.load(Ordering::Relaxed) > 0
+    }
+
+    /// When silence becomes too long, and of which kind it is.
+    pub(crate) fn deadline(&self, idle: Duration) -> (Instant, Silence) {
+        let at = |ms: u64| self.epoch + Duration::from_millis(ms);
+        if self.is_active() {
+            return (Instant::now() + idle, Silence::Idle);
+        }
+        match self.head_since.load(Ordering::Relaxed) {
+            0 => (at(self.idle_since.load(Ordering::Relaxed)) + idle, Silence::Idle),
+            since => (at(since) + limits::HEAD, Silence::Head),
+        }
+    }
+}
+
+/// One request on a connection.
+#[derive(Debug)]
+pub(crate) struct Active {
+    activity: Arc<Activity>,
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        let activity = &self.activity;
+        activity.idle_since.store(activity.now(), Ordering::Relaxed);
+        activity.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection whose reads are noticed, with bytes in front that were read to tell the protocol.
+#[derive(Debug)]
+pub(crate) struct Guarded<S> {
+    inner: S,
+    first: Bytes,
+    activity: Arc<Activity>,
+}
+
+impl<S> Guarded<S> {
+    pub(crate) fn new(inner: S, first: Bytes, activity: Arc<Activity>) -> Self {
+        Self { inner, first, activity }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.first.is_empty() {
+            let n = self.first.len().min(buf.remaining());
+            if let Some(front) = self.first.get(..n) {
+                buf.put_slice(front);
+            }
+            self.first.advance(n);
+            self.activity.bytes_arrived();
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if polled.is_ready() && buf.filled().len() > before {
+            self.activity.bytes_arrived();
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test(start_paused = true)]
+    async fn s30_heads_and_idle_times_are_told_apart() {
+        let idle = Duration::from_secs(300);
+        let activity = Arc::new(Activity::new(false));
+        let (mut client, server) = tokio::io::duplex(64);
+        let mut server = Guarded::new(server, Bytes::from_static(b"G"), Arc::clone(&activity));
+        assert_eq!(activity.deadline(idle).1, Silence::Idle);
+        tokio::time::advance(Duration::from_secs(100)).await;
+        server.read_u8().await.unwrap();
+        let (deadline, kind) = activity.deadline(idle);
+        assert_eq!((deadline - Instant::now(), kind), (limits::HEAD, Silence::Head));
+        let request = activity.request();
+        client.write_all(b"body").await.unwrap();
+        server.read_u8().await.unwrap();
+        assert_eq!(activity.deadline(idle).1, Silence::Idle);
+        drop(request);
+        let (deadline, kind) = activity.deadline(idle);
+        assert_eq!((deadline - Instant::now(), kind), (idle, Silence::Idle));
+        assert_eq!(activity.requests(), 1);
+    }
+}

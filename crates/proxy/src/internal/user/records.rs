@@ -1,0 +1,144 @@
+//! What the databroker keeps about a person, for their own eyes.
+
+use jiff::Timestamp;
+use postern_common::authz::SessionSummary;
+use postern_common::rpc::stubs::databroker::GetRequest;
+use postern_common::rpc::stubs::databroker::data_broker_service_client::DataBrokerServiceClient;
+use postern_common::rpc::stubs::session::Session;
+use postern_common::rpc::stubs::user::User;
+use postern_common::rpc::token::{ClientToken, TokenKeys};
+use postern_common::rpc::Transport;
+use prost::Message;
+use tonic::service::interceptor::InterceptedService;
+
+use crate::core::Core;
+use crate::limits;
+use crate::snapshot::Snapshot;
+
+const SESSION: &str = "type.googleapis.com/session.Session";
+const USER: &str = "type.googleapis.com/user.User";
+
+/// Fit for the page. Tokens are never in it.
+#[derive(Debug, Default)]
+pub(super) struct Records {
+    pub name: String,
+    pub expires: Option<Timestamp>,
+    /// When the session was last refreshed or made.
+    pub data_from: Option<Timestamp>,
+    pub claims: Vec<(String, String)>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadError {
+    #[error("databroker did not answer in time")]
+    Late,
+    #[error("databroker refused")]
+    Refused(#[source] tonic::Status),
+    #[error("a record cannot be read")]
+    Malformed(#[source] prost::DecodeError),
+}
+
+type Client = DataBrokerServiceClient<InterceptedService<Transport, ClientToken>>;
+
+/// Reads session and user.
+pub(super) async fn read(
+    core: &Core,
+    snapshot: &Snapshot,
+    summary: &SessionSummary,
+) -> Result<Records, ReadError> {
+    let keys = TokenKeys::new(snapshot.config.secrets.shared.clone());
+    let transport = core.shared.databroker.clone();
+    let mut client = DataBrokerServiceClient::with_interceptor(transport, keys.for_client());
+    let reading = async {
+        let session: Option<Session> = get(&mut client, SESSION, &summary.session_id).await?;
+        let user: Option<User> = get(&mut client, USER, &summary.user_id).await?;
+        Ok(records(session, user))
+    };
+    tokio::time::timeout(limits::DATABROKER_CALL, reading).await.map_err(|_| ReadError::Late)?
+}
+
+async fn get<M: Message + Default>(
+    client: &mut Client,
+    kind: &str,
+    id: &str,
+) -> Result<Option<M>, ReadError> {
+    let request = GetRequest { r#type: kind.to_owned(), id: id.to_owned() };
+    let record = match client.get(request).await {
+        Ok(response) => response.into_inner().record,
+        Err(status) if status.code() == tonic::Code::NotFound => None,
+        Err(status) => return Err(ReadError::Refused(status)),
+    };
+    let data = record.and_then(|record| record.data);
+    data.map(|any| M::decode(&*any.value)).transpose().map_err(ReadError::Malformed)
+}
+
+fn records(session: Option<Session>, user: Option<User>) -> Records {
+    let time = |time: Option<prost_types::Timestamp>| {
+        time.and_then(|time| Timestamp::from_second(time.seconds).ok())
+    };
+    let mut records = Records::default();
+    if let Some(session) = session {
+        records.expires = time(session.expires_at);
+        records.data_from = time(session.issued_at);
+        records.claims = claims(session.claims);
+    }
+    if let Some(user) = user {
+        records.name = user.name;
+        for (name, value) in claims(user.claims) {
+            if !records.claims.iter().any(|(known, _)| *known == name) {
+                records.claims.push((name, value));
+            }
+        }
+    }
+    records.claims.sort();
+    records
+}
+
+fn claims(
+    claims: impl IntoIterator<Item = (String, prost_types::ListValue)>,
+) -> Vec<(String, String)> {
+    let one = |(name, list): (String, prost_types::ListValue)| {
+        let values: Vec<_> = list.values.into_iter().filter_map(text).collect();
+        (name, values.join(", "))
+    };
+    claims.into_iter().map(one).collect()
+}
+
+fn text(value: prost_types::Value) -> Option<String> {
+    use prost_types::value::Kind;
+    Some(match value.kind? {
+        Kind::StringValue(text) => text,
+        Kind::NumberValue(number) => number.to_string(),
+        Kind::BoolValue(truth) => truth.to_string(),
+        Kind::NullValue(_) | Kind::StructValue(_) | Kind::ListValue(_) => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost_types::{ListValue, Value, value::Kind};
+
+    #[test]
+    fn claims_of_session_and_user_are_shown_together() {
+        let list = |kind: Kind| ListValue { values: vec![Value { kind: Some(kind) }] };
+        let session = Session {
+            claims: [("groups".to_owned(), list(Kind::StringValue("eng".into())))].into(),
+            ..Session::default()
+        };
+        let user = User {
+            name: "Ann".to_owned(),
+            claims: [
+                ("groups".to_owned(), list(Kind::StringValue("old".into()))),
+                ("admin".to_owned(), list(Kind::BoolValue(true))),
+            ]
+            .into(),
+            ..User::default()
+        };
+        let records = records(Some(session), Some(user));
+        assert_eq!(records.name, "Ann");
+        let expected = [("admin", "true"), ("groups", "eng")];
+        let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(records.claims, expected);
+    }
+}

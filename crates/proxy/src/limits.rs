@@ -1,0 +1,94 @@
+//! Every bound and deadline of the data plane that is no configuration key, in one table.
+
+use std::time::Duration;
+
+/// A TLS handshake, from the accepted connection to its end.
+pub(crate) const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// From the first byte of a request's head to its last (slow-loris), and the same for the preface
+/// of HTTP/2. Between requests `timeout_idle` holds.
+pub(crate) const HEAD: Duration = Duration::from_secs(15);
+
+/// Bytes of a request's head: beyond, HTTP/1.1 answers 431 and HTTP/2 refuses the stream.
+pub(crate) const HEAD_BYTES: usize = 128 * 1024;
+
+/// Fields of a request's head.
+pub(crate) const HEAD_FIELDS: usize = 250;
+
+/// Connections of clients, over all cores.
+pub(crate) const CLIENT_CONNECTIONS: usize = 50_000;
+
+/// Requests at once on one HTTP/2 connection of a client.
+pub(crate) const CLIENT_STREAMS: u32 = 250;
+
+/// Streams that a client opened and reset before we looked at them (rapid reset).
+pub(crate) const PENDING_RESETS: usize = 20;
+
+/// Streams that we had to reset because of a client's errors, before its connection is closed.
+pub(crate) const LOCAL_RESETS: usize = 100;
+
+/// HTTP/2 flow control: a stream's window towards us.
+pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// HTTP/2 flow control: a connection's window towards us.
+pub(crate) const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// Bytes that wait to be written on one HTTP/2 stream.
+pub(crate) const SEND_BUFFER: usize = 256 * 1024;
+
+/// HTTP/2: a PING to a silent client, so that dead ones do not hold requests for ever.
+pub(crate) const CLIENT_PING: Duration = Duration::from_secs(60);
+
+/// How long a client may take to answer it.
+pub(crate) const CLIENT_PING_ANSWER: Duration = Duration::from_secs(20);
+
+/// TCP and TLS to an upstream, together.
+pub(crate) const UPSTREAM_CONNECT: Duration = Duration::from_secs(10);
+
+/// An unused connection to an upstream.
+pub(crate) const UPSTREAM_IDLE: Duration = Duration::from_secs(60);
+
+/// Unused connections kept for one address of an upstream, per core.
+pub(crate) const UPSTREAM_IDLE_CONNECTIONS: usize = 256;
+
+/// Requests at once to one route's upstreams, per core; beyond: 503.
+pub(crate) const UPSTREAM_REQUESTS: usize = 4096;
+
+/// Requests at once on one HTTP/2 connection to an upstream.
+pub(crate) const UPSTREAM_STREAMS: usize = 100;
+
+/// Endpoints tried for one request, when connecting fails or a kept connection turns out dead.
+pub(crate) const UPSTREAM_TRIES: usize = 3;
+
+/// An address that could not be connected to is passed over for this long while others exist.
+pub(crate) const UPSTREAM_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long a request waits for the first resolution of an upstream's name.
+pub(crate) const UPSTREAM_RESOLVE: Duration = Duration::from_secs(5);
+
+/// How long an open request may go on when authorize was asked again and cannot answer.
+pub(crate) const MAX_UNVERIFIED: Duration = Duration::from_secs(30);
+
+/// Open requests asked about again, per second and core.
+pub(crate) const REVISITS_PER_SECOND: u32 = 500;
+
+/// How often open requests are looked over for decisions that have run out.
+pub(crate) const SWEEP: Duration = Duration::from_millis(250);
+
+/// How long a WebSocket or tunnel may take to end after it was told to.
+pub(crate) const TUNNEL_CLOSE: Duration = Duration::from_secs(2);
+
+/// A form sent to one of our own endpoints.
+pub(crate) const FORM_BYTES: usize = 64 * 1024;
+
+/// Reading that form.
+pub(crate) const FORM_TIME: Duration = Duration::from_secs(10);
+
+/// A call to the databroker for one of our own pages.
+pub(crate) const DATABROKER_CALL: Duration = Duration::from_secs(5);
+
+/// Authenticate, called in this process.
+pub(crate) const AUTHENTICATE_CALL: Duration = Duration::from_secs(60);
+
+/// After a failed `accept`, such as too many open files.
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(200);

@@ -1,0 +1,278 @@
+//! Requests that are under way, to find those again whose decision no longer stands.
+//!
+//! A request is entered before authorize is asked, so that no change can slip in between, and
+//! leaves with the last byte of its answer. Everything here belongs to one core.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use jiff::Timestamp;
+use postern_common::authz::{Allow, CheckRequest, Revisit, SessionSummary};
+use tokio::time::Instant;
+
+/// All open requests of a core.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    entries: RefCell<HashMap<u64, Rc<Entry>>>,
+    next: Cell<u64>,
+}
+
+/// One of them; leaves the registry when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Open {
+    registry: Rc<Registry>,
+    key: u64,
+    entry: Rc<Entry>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Entry {
+    question: RefCell<Arc<CheckRequest>>,
+    session: RefCell<Option<Arc<SessionSummary>>>,
+    valid_until: Cell<Option<Timestamp>>,
+    /// Something changed since the question was last asked.
+    changed: Cell<bool>,
+    /// Being asked about again since.
+    unverified_since: Cell<Option<Instant>>,
+    closed: Cell<Option<Closed>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// Why an open request was ended by us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Closed {
+    /// Authorize was asked again and no longer allows it.
+    Withdrawn,
+    /// Authorize could not be asked again for too long.
+    Unverified,
+    /// Its route is gone.
+    RouteRemoved,
+    /// The process ends.
+    Draining,
+}
+
+impl Closed {
+    /// `response-code-details` of the access log.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Withdrawn => "authorization_withdrawn",
+            Self::Unverified => "authorization_unverified",
+            Self::RouteRemoved => "route_removed",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+impl Registry {
+    /// Enters a request that authorize is about to be asked about.
+    pub(crate) fn enter(self: &Rc<Self>, question: Arc<CheckRequest>) -> Open {
+        let open = self.enter_unasked(question);
+        self.entries.borrow_mut().insert(open.key, Rc::clone(&open.entry));
+        open
+    }
+
+    /// For a request that nobody is asked about: it cannot be withdrawn, so it is not kept.
+    pub(crate) fn enter_unasked(self: &Rc<Self>, question: Arc<CheckRequest>) -> Open {
+        let key = self.next.get();
+        self.next.set(key.wrapping_add(1));
+        let entry = Rc::new(Entry {
+            question: RefCell::new(question),
+            session: RefCell::new(None),
+            valid_until: Cell::new(None),
+            changed: Cell::new(false),
+            unverified_since: Cell::new(None),
+            closed: Cell::new(None),
+            waker: RefCell::new(None),
+        });
+        Open { registry: Rc::clone(self), key, entry }
+    }
+
+    /// Those that a change concerns. A request that is still being asked about may belong to
+    /// anybody, so it is marked, and asked about once more before it passes.
+    pub(crate) fn concerned(&self, revisit: &Revisit) -> Vec<Rc<Entry>> {
+        let entries = self.entries.borrow();
+        let mut concerned = Vec::new();
+        for entry in entries.values() {
+            let session = entry.session.borrow();
+            let hit = match (revisit, &*session) {
+                (Revisit::Everything, _) => true,
+                (_, None) => false,
+                (Revisit::Session(id), Some(session)) => session.session_id == *id,
+                (Revisit::User(id), Some(session)) => session.user_id == *id,
+            };
+            entry.changed.set(entry.changed.get() || hit || session.is_none());
+            if hit {
+                concerned.push(Rc::clone(entry));
+            }
+        }
+        concerned
+    }
+
+    /// Those whose decision has run out, or that wait for an answer for too long.
+    pub(crate) fn expired(&self, now: Timestamp) -> Vec<Rc<Entry>> {
+        let entries = self.entries.borrow();
+        let due = |entry: &&Rc<Entry>| {
+            entry.unverified_since.get().is_none()
+                && entry.valid_until.get().is_some_and(|until| until <= now)
+        };
+        entries.values().filter(due).cloned().collect()
+    }
+
+    /// Every open request.
+    pub(crate) fn all(&self) -> Vec<Rc<Entry>> {
+        self.entries.borrow().values().cloned().collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.entries.borrow().len()
+    }
+}
+
+impl Entry {
+    pub(crate) fn question(&self) -> Arc<CheckRequest> {
+        Arc::clone(&self.question.borrow())
+    }
+
+    pub(crate) fn set_question(&self, question: Arc<CheckRequest>) {
+        *self.question.borrow_mut() = question;
+    }
+
+    /// Authorize is being asked now: what changes from here on makes the answer stale.
+    pub(crate) fn asking(&self) {
+        self.changed.set(false);
+    }
+
+    pub(crate) fn has_changed(&self) -> bool {
+        self.changed.get()
+    }
+
+    pub(crate) fn allowed(&self, allow: &Allow) {
+        *self.session.borrow_mut() = allow.session.clone();
+        self.valid_until.set(allow.valid_until);
+        self.unverified_since.set(None);
+    }
+
+    /// The first failure to ask again starts the time; returns when that was.
+    pub(crate) fn unverified(&self) -> Instant {
+        let since = self.unverified_since.get().unwrap_or_else(Instant::now);
+        self.unverified_since.set(Some(since));
+        since
+    }
+
+    pub(crate) fn close(&self, why: Closed) {
+        if self.closed.get().is_none() {
+            self.closed.set(Some(why));
+            if let Some(waker) = self.waker.borrow_mut().take() {
+                waker.wake();
+            }
+        }
+    }
+
+    pub(crate) fn closed(&self) -> Option<Closed> {
+        self.closed.get()
+    }
+}
+
+impl Open {
+    pub(crate) fn entry(&self) -> &Rc<Entry> {
+        &self.entry
+    }
+
+    /// Ready when the request must end. One task at a time may wait.
+    pub(crate) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<Closed> {
+        if let Some(why) = self.entry.closed.get() {
+            return Poll::Ready(why);
+        }
+        let mut waker = self.entry.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.registry.entries.borrow_mut().remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use http::{HeaderMap, Method};
+    use postern_common::authz::{CheckSubject, Scheme};
+
+    pub(crate) fn question() -> Arc<CheckRequest> {
+        Arc::new(CheckRequest {
+            request_id: "r".into(),
+            subject: CheckSubject::OwnEndpoint,
+            method: Method::GET,
+            scheme: Scheme::Https,
+            host: "a.test".into(),
+            path: "/".into(),
+            query: None,
+            headers: HeaderMap::new(),
+            client_address: [127, 0, 0, 1].into(),
+            client_certificate: None,
+        })
+    }
+
+    fn allow(session: &str, user: &str) -> Allow {
+        Allow {
+            session: Some(Arc::new(SessionSummary {
+                session_id: session.to_owned(),
+                user_id: user.to_owned(),
+                email: String::new(),
+            })),
+            ..Allow::default()
+        }
+    }
+
+    #[test]
+    fn s09_changes_find_their_requests() {
+        let registry = Rc::new(Registry::default());
+        let open: Vec<_> = [("s1", "ann"), ("s2", "ann"), ("s3", "bob")]
+            .into_iter()
+            .map(|(session, user)| {
+                let open = registry.enter(question());
+                open.entry().allowed(&allow(session, user));
+                open
+            })
+            .collect();
+        let count = |revisit| registry.concerned(&revisit).len();
+        assert_eq!(count(Revisit::Session("s1".into())), 1);
+        assert_eq!(count(Revisit::User("ann".into())), 2);
+        assert_eq!(count(Revisit::Everything), 3);
+        assert_eq!(count(Revisit::Session("none".into())), 0);
+        drop(open);
+        assert_eq!(registry.len(), 0);
+    }
+
+    #[test]
+    fn s09_no_change_slips_in_while_asking() {
+        let registry = Rc::new(Registry::default());
+        let open = registry.enter(question());
+        open.entry().asking();
+        assert!(registry.concerned(&Revisit::Session("s1".into())).is_empty());
+        assert!(open.entry().has_changed());
+        open.entry().asking();
+        assert!(!open.entry().has_changed());
+    }
+
+    #[test]
+    fn decisions_run_out() {
+        let registry = Rc::new(Registry::default());
+        let open = registry.enter(question());
+        let at = |second| Timestamp::from_second(second).unwrap();
+        open.entry().allowed(&Allow { valid_until: Some(at(100)), ..Allow::default() });
+        assert!(registry.expired(at(99)).is_empty());
+        assert_eq!(registry.expired(at(100)).len(), 1);
+        open.entry().unverified();
+        assert!(registry.expired(at(100)).is_empty(), "already being asked about");
+    }
+}

@@ -1,0 +1,329 @@
+//! Reads a request: one normal form of host, path and client address. What is ambiguous is
+//! refused.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::header::{CONNECTION, CONTENT_TYPE, LOCATION, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
+use postern_common::authz::{CheckRequest, CheckSubject, ClientCertificate, Scheme};
+use postern_common::config::UnderscoreHeaders;
+use postern_common::route::{RawTarget, Target, TargetError, TargetForm, authority_of};
+use tokio::time::Instant;
+
+use crate::body::Body;
+use crate::connection::Client;
+use crate::forward::headers::{X_FORWARDED_FOR, X_FORWARDED_PROTO, has_token};
+use crate::refuse::Stop;
+use crate::snapshot::Snapshot;
+
+/// What a request is, apart from its headers and body.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub id: Arc<str>,
+    pub received: Instant,
+    pub method: Method,
+    pub target: Target,
+    /// The peer of the connection.
+    pub peer: IpAddr,
+    /// The client after trusted hops.
+    pub client_address: IpAddr,
+    pub client_certificate: Option<Arc<ClientCertificate>>,
+    pub upgrade: Option<Upgrade>,
+    pub grpc: bool,
+}
+
+/// A request to change the protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Upgrade {
+    /// As sent.
+    pub token: HeaderValue,
+    /// By extended CONNECT on HTTP/2 (RFC 8441): answered with 200, without the key.
+    pub extended: bool,
+}
+
+/// Reads the head of a request on the connection `client`.
+pub(crate) fn read(
+    head: &mut Parts,
+    id: Arc<str>,
+    client: &Client,
+    snapshot: &Snapshot,
+) -> Result<Request, Stop> {
+    let http = &snapshot.config.http;
+    check_transfer_encoding(head)?;
+    check_underscores(&mut head.headers, http.underscore_headers)?;
+    let scheme = scheme(&head.headers, client.is_tls, http.trusted_hops);
+    let authority = authority_of(&head.uri, &head.headers)
+        .map_err(|error| Stop::bad_request("invalid_host", error.to_string()))?;
+    let raw = RawTarget { method: &head.method, scheme, authority, uri: &head.uri };
+    let target = Target::parse(raw, http.path).map_err(refuse_target)?;
+    let upgrade = upgrade(head);
+    check_connection(&target, client, snapshot)?;
+    Ok(Request {
+        id,
+        received: Instant::now(),
+        method: head.method.clone(),
+        peer: client.peer.ip(),
+        client_address: client_address(&head.headers, client.peer.ip(), http.trusted_hops),
+        client_certificate: client.certificate.clone(),
+        grpc: is_grpc(&head.headers),
+        target,
+        upgrade,
+    })
+}
+
+impl Request {
+    /// The question to authorize about it.
+    pub(crate) fn question(&self, subject: CheckSubject, headers: HeaderMap) -> CheckRequest {
+        let (host, path, query) = match &self.target.form {
+            TargetForm::Resource { path, query } => {
+                (Arc::clone(self.target.authority.text()), Arc::clone(path), query.clone())
+            }
+            TargetForm::Tunnel { host_and_port } => (Arc::clone(host_and_port), "".into(), None),
+        };
+        CheckRequest {
+            request_id: Arc::clone(&self.id),
+            subject,
+            method: self.method.clone(),
+            scheme: self.target.scheme,
+            host,
+            path,
+            query,
+            headers,
+            client_address: self.client_address,
+            client_certificate: self.client_certificate.clone(),
+        }
+    }
+}
+
+fn refuse_target(error: TargetError) -> Stop {
+    if let TargetError::RedirectTo(location) = &error {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = error.status();
+        match HeaderValue::try_from(location) {
+            Ok(location) => {
+                response.headers_mut().insert(LOCATION, location);
+                return Stop::response(response, "path_normalization_redirect");
+            }
+            Err(_) => return Stop::bad_request("path_normalization_failed", error.to_string()),
+        }
+    }
+    Stop::bad_request("path_normalization_failed", error.to_string())
+}
+
+/// hyper takes any coding that ends in `chunked`, and lists; whoever comes after us may not.
+fn check_transfer_encoding(head: &Parts) -> Result<(), Stop> {
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    let plain = match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => {
+            head.version == Version::HTTP_11
+                && coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")
+        }
+        (Some(_), Some(_)) => false,
+    };
+    if plain {
+        return Ok(());
+    }
+    let text = "the transfer coding of the request is not plain `chunked`";
+    Err(Stop::bad_request("invalid_transfer_encoding", text))
+}
+
+fn check_underscores(headers: &mut HeaderMap, action: UnderscoreHeaders) -> Result<(), Stop> {
+    let has_underscore = |name: &http::HeaderName| name.as_str().contains('_');
+    if action == UnderscoreHeaders::Allow || !headers.keys().any(has_underscore) {
+        return Ok(());
+    }
+    if action == UnderscoreHeaders::Reject {
+        let text = "a header's name contains an underscore (headers_with_underscores_action)";
+        return Err(Stop::bad_request("unexpected_underscore", text));
+    }
+    let names: Vec<_> = headers.keys().filter(|name| has_underscore(name)).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+    Ok(())
+}
+
+/// 421: the connection was opened for a name with another certificate (RFC 9110 15.5.20).
+fn check_connection(target: &Target, client: &Client, snapshot: &Snapshot) -> Result<(), Stop> {
+    let Some(tls) = snapshot.tls.as_ref().filter(|_| client.is_tls && !target.is_tunnel()) else {
+        return Ok(());
+    };
+    if tls.may_carry(client.sni.as_deref(), target.authority.name()) {
+        return Ok(());
+    }
+    let text = "this connection was opened for another host; open one for this host";
+    Err(Stop::new(StatusCode::MISDIRECTED_REQUEST, "misdirected_request", text).grpc(14))
+}
+
+fn scheme(headers: &HeaderMap, is_tls: bool, trusted_hops: usize) -> Scheme {
+    let own = if is_tls { Scheme::Https } else { Scheme::Http };
+    if trusted_hops == 0 {
+        return own;
+    }
+    match headers.get(X_FORWARDED_PROTO).map(HeaderValue::as_bytes) {
+        Some(b"https") => Scheme::Https,
+        Some(b"http") => Scheme::Http,
+        _ => own,
+    }
+}
+
+/// The entry of `X-Forwarded-For` that the last trusted hop wrote, counted from the right; the
+/// peer if there are fewer.
+fn client_address(headers: &HeaderMap, peer: IpAddr, trusted_hops: usize) -> IpAddr {
+    let peer = peer.to_canonical();
+    let Some(from_right) = trusted_hops.checked_sub(1) else {
+        return peer;
+    };
+    let entries = headers
+        .get_all(X_FORWARDED_FOR)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim);
+    let entries: Vec<_> = entries.collect();
+    let entry = entries.iter().rev().nth(from_right);
+    entry.and_then(|entry| address(entry)).unwrap_or(peer)
+}
+
+/// Some proxies write a port, or brackets.
+fn address(entry: &str) -> Option<IpAddr> {
+    let bare = entry.trim_start_matches('[').trim_end_matches(']');
+    let parsed = bare.parse().ok().or_else(|| {
+        entry.parse::<std::net::SocketAddr>().ok().map(|address| address.ip())
+    });
+    parsed.map(|ip: IpAddr| ip.to_canonical())
+}
+
+fn upgrade(head: &Parts) -> Option<Upgrade> {
+    if head.version == Version::HTTP_2 {
+        let protocol = head.extensions.get::<hyper::ext::Protocol>()?;
+        let token = HeaderValue::try_from(protocol.as_str()).ok()?;
+        return Some(Upgrade { token, extended: true });
+    }
+    let token = head.headers.get(UPGRADE)?;
+    let nominated = head.headers.get_all(CONNECTION).iter().any(|v| has_token(v, "upgrade"));
+    nominated.then(|| Upgrade { token: token.clone(), extended: false })
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        let value = value.as_bytes();
+        value
+            .strip_prefix(b"application/grpc")
+            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn map(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(*name, value.parse().unwrap());
+        }
+        map
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn c44_the_client_after_trusted_hops() {
+        let headers = map(&[("x-forwarded-for", "203.0.113.5, 198.51.100.7")]);
+        let peer = ip("10.0.0.9");
+        assert_eq!(client_address(&headers, peer, 0), peer);
+        assert_eq!(client_address(&headers, peer, 1), ip("198.51.100.7"));
+        assert_eq!(client_address(&headers, peer, 2), ip("203.0.113.5"));
+        assert_eq!(client_address(&headers, peer, 3), peer);
+        assert_eq!(client_address(&map(&[("x-forwarded-for", "junk")]), peer, 1), peer);
+        let two = map(&[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "[2001:db8::1]:9")]);
+        assert_eq!(client_address(&two, peer, 1), ip("2001:db8::1"));
+    }
+
+    #[test]
+    fn s37_mapped_addresses_are_ipv4() {
+        assert_eq!(client_address(&HeaderMap::new(), ip("::ffff:10.1.2.3"), 0), ip("10.1.2.3"));
+    }
+
+    #[test]
+    fn c44_the_scheme_after_trusted_hops() {
+        let headers = map(&[("x-forwarded-proto", "https")]);
+        assert_eq!(scheme(&headers, false, 1), Scheme::Https);
+        assert_eq!(scheme(&headers, false, 0), Scheme::Http);
+        assert_eq!(scheme(&map(&[("x-forwarded-proto", "gopher")]), true, 1), Scheme::Https);
+    }
+
+    fn head(version: Version, pairs: &[(&'static str, &str)]) -> Parts {
+        let (mut head, ()) = http::Request::new(()).into_parts();
+        head.version = version;
+        head.headers = map(pairs);
+        head
+    }
+
+    #[test]
+    fn s23_only_plain_chunked() {
+        for (codings, good) in [
+            (&["chunked"][..], true),
+            (&["Chunked "], true),
+            (&[",chunked"], false),
+            (&["gzip, chunked"], false),
+            (&["chunked", "chunked"], false),
+            (&["xchunked"], false),
+        ] {
+            let pairs: Vec<_> = codings.iter().map(|c| ("transfer-encoding", *c)).collect();
+            let checked = check_transfer_encoding(&head(Version::HTTP_11, &pairs));
+            assert_eq!(checked.is_ok(), good, "{codings:?}");
+        }
+        let old = head(Version::HTTP_10, &[("transfer-encoding", "chunked")]);
+        assert!(check_transfer_encoding(&old).is_err());
+    }
+
+    #[test]
+    fn underscores_are_refused_dropped_or_kept() {
+        let mut headers = map(&[("x_a", "1"), ("x-b", "2")]);
+        assert!(check_underscores(&mut headers, UnderscoreHeaders::Reject).is_err());
+        check_underscores(&mut headers, UnderscoreHeaders::Allow).unwrap();
+        assert_eq!(headers.len(), 2);
+        check_underscores(&mut headers, UnderscoreHeaders::Drop).unwrap();
+        assert_eq!(headers, map(&[("x-b", "2")]));
+    }
+
+    #[test]
+    fn an_upgrade_is_nominated_or_none() {
+        let given = [("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")];
+        let found = upgrade(&head(Version::HTTP_11, &given)).unwrap();
+        assert_eq!((found.token.to_str().unwrap(), found.extended), ("WebSocket", false));
+        assert_eq!(upgrade(&head(Version::HTTP_11, &[("upgrade", "websocket")])), None);
+    }
+
+    #[test]
+    fn grpc_by_content_type() {
+        for (value, grpc) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;x", true),
+            ("application/grpc-web", false),
+            ("text/plain", false),
+        ] {
+            assert_eq!(is_grpc(&map(&[("content-type", value)])), grpc, "{value}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn addresses_never_panic(text in ".{0,40}", hops in 0..4usize) {
+            let mut headers = HeaderMap::new();
+            if let Ok(value) = text.parse() {
+                headers.insert("x-forwarded-for", value);
+            }
+            let _ = client_address(&headers, ip("10.0.0.9"), hops);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The headers of an answer. Pure.
+
+use http::header::{CONNECTION, SET_COOKIE, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use postern_common::config::ResponseHeaders;
+
+use crate::forward::headers::{is_hop_by_hop, nominated};
+
+/// Names that an upstream may not answer with: they are our word to the client.
+const OURS: [HeaderName; 2] = [
+    HeaderName::from_static("x-pomerium-intercepted-response"),
+    HeaderName::from_static("x-postern-sign-in-url"),
+];
+
+/// Takes out of an upstream's answer what is between the two of us, and what it must not say.
+/// `cookie_name`: no upstream sets a cookie of ours.
+pub(crate) fn clean(headers: &mut HeaderMap, cookie_name: &str, upgraded: bool) {
+    let upgrade = headers.get(UPGRADE).filter(|_| upgraded).cloned();
+    if headers.contains_key(CONNECTION) || headers.contains_key(TRANSFER_ENCODING) || upgraded {
+        let named: Vec<String> = nominated(headers).into_iter().map(str::to_owned).collect();
+        for name in named {
+            headers.remove(name.as_str());
+        }
+    }
+    let hop: Vec<_> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+    for name in hop {
+        headers.remove(name);
+    }
+    for name in OURS {
+        headers.remove(name);
+    }
+    remove_own_cookies(headers, cookie_name);
+    if let Some(token) = upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, token);
+    }
+}
+
+fn remove_own_cookies(headers: &mut HeaderMap, cookie_name: &str) {
+    let ours = |value: &HeaderValue| value.as_bytes().trim_ascii().starts_with(cookie_name.as_bytes());
+    if !headers.get_all(SET_COOKIE).iter().any(ours) {
+        return;
+    }
+    let kept: Vec<_> = headers.get_all(SET_COOKIE).iter().filter(|v| !ours(v)).cloned().collect();
+    headers.remove(SET_COOKIE);
+    for value in kept {
+        headers.append(SET_COOKIE, value);
+    }
+}
+
+/// Applies `set_response_headers`, then `rewrite_response_headers`, of a route.
+pub(crate) fn apply(headers: &mut HeaderMap, rules: &ResponseHeaders) {
+    set(headers, &rules.set);
+    for rule in &rules.rewrite {
+        let rewritten = headers
+            .get(&rule.header)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.strip_prefix(rule.prefix.as_str()))
+            .and_then(|rest| HeaderValue::try_from(format!("{}{rest}", rule.value)).ok());
+        if let Some(value) = rewritten
+            && let Some(first) = headers.get_mut(&rule.header)
+        {
+            *first = value;
+        }
+    }
+}
+
+/// The global `set_response_headers`, on what we answer ourselves.
+pub(crate) fn set(headers: &mut HeaderMap, rules: &[(HeaderName, HeaderValue)]) {
+    for (name, value) in rules {
+        headers.insert(name, value.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::header::LOCATION;
+    use postern_common::config::ResponseHeaderRewrite;
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    #[test]
+    fn s31_an_upstream_sets_no_cookie_of_ours() {
+        let mut headers = map(&[
+            ("set-cookie", "_pomerium=evil; Path=/"),
+            ("set-cookie", "theme=dark"),
+            ("set-cookie", " _pomerium_csrf=evil"),
+            ("x-pomerium-intercepted-response", "true"),
+        ]);
+        clean(&mut headers, "_pomerium", false);
+        assert_eq!(headers, map(&[("set-cookie", "theme=dark")]));
+    }
+
+    #[test]
+    fn s29_hop_by_hop_headers_of_answers_end_here() {
+        let mut headers = map(&[
+            ("connection", "close, x-hop"),
+            ("x-hop", "1"),
+            ("keep-alive", "5"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("content-type", "text/plain"),
+        ]);
+        clean(&mut headers, "_pomerium", false);
+        assert_eq!(headers, map(&[("content-type", "text/plain")]));
+    }
+
+    #[test]
+    fn an_accepted_upgrade_keeps_its_token() {
+        let mut headers = map(&[
+            ("connection", "Upgrade, x-hop"),
+            ("x-hop", "1"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-accept", "k"),
+        ]);
+        clean(&mut headers, "_pomerium", true);
+        let expected = map(&[
+            ("sec-websocket-accept", "k"),
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+        ]);
+        assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn c73_set_once_and_rewritten_after() {
+        let mut headers = map(&[
+            ("x-frame-options", "ALLOWALL"),
+            ("x-frame-options", "AGAIN"),
+            ("location", "http://up/x"),
+        ]);
+        let rules = ResponseHeaders {
+            set: vec![(
+                HeaderName::from_static("x-frame-options"),
+                HeaderValue::from_static("DENY"),
+            )],
+            rewrite: vec![
+                ResponseHeaderRewrite {
+                    header: LOCATION,
+                    prefix: "http://up/".to_owned(),
+                    value: "https://app.test/".to_owned(),
+                },
+                ResponseHeaderRewrite {
+                    header: HeaderName::from_static("x-frame-options"),
+                    prefix: "DE".to_owned(),
+                    value: "XX".to_owned(),
+                },
+            ],
+        };
+        apply(&mut headers, &rules);
+        assert_eq!(headers.get_all("x-frame-options").iter().collect::<Vec<_>>(), ["XXNY"]);
+        assert_eq!(headers[LOCATION], "https://app.test/x");
+    }
+}

@@ -1,0 +1,262 @@
+//! The runtime model, and what happens beside requests.
+//!
+//! Each core has a current-thread runtime with a listener of its own (`SO_REUSEPORT`). A
+//! connection, its requests and the connections to upstreams stay on it, so nothing on the path of
+//! a request is shared or sent between threads. Everything else (configuration, DNS, authenticate
+//! in this process) runs on the multi-thread runtime that called [`run`].
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use arc_swap::ArcSwap;
+use postern_common::authz::Authorizer;
+use postern_common::config::{Config, DnsOptions};
+use postern_common::lifecycle::{Lifecycle, Phase};
+use postern_common::net::{LookupError, Resolver};
+use postern_common::rpc::Transport;
+use postern_common::telemetry::metrics::Metrics;
+use postern_common::tls::{TlsError, Trust};
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::{oneshot, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::core::{Core, Shared};
+use crate::listener::{BindError, Listeners};
+use crate::metrics::ProxyMetrics;
+use crate::open::Registry;
+use crate::snapshot::Snapshot;
+use crate::upstream::directory::{Directory, Settings};
+use crate::upstream::pool::Pool;
+use crate::{limits, listener, redirect_listener, revisit};
+
+/// Whom proxy talks to.
+pub struct Peers {
+    pub authorizer: Arc<dyn Authorizer>,
+    /// For the user's own page only.
+    pub databroker: Transport,
+    /// Authenticate's handler, where it runs in this process.
+    pub authenticate: Option<axum::Router>,
+    pub metrics: Metrics,
+}
+
+/// The data plane could not start, or a core of it ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No listener.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// No names.
+    #[error("names of upstreams cannot be resolved")]
+    Resolver(#[source] LookupError),
+    /// No trust.
+    #[error("certificate_authority cannot be used")]
+    Trust(#[source] TlsError),
+    /// No runtime.
+    #[error("core {core}: its runtime cannot be started")]
+    Runtime {
+        /// Counted from 0.
+        core: usize,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A defect.
+    #[error("core {core} ended by itself")]
+    CoreEnded {
+        /// Counted from 0.
+        core: usize,
+    },
+}
+
+/// Binds the listeners and serves until the process has drained.
+pub async fn run(
+    config: watch::Receiver<Arc<Config>>,
+    peers: Peers,
+    lifecycle: &Lifecycle,
+) -> Result<(), RunError> {
+    let listeners = Listeners::bind(&config.borrow(), cores())?;
+    run_on(listeners, config, peers, lifecycle).await
+}
+
+/// As many as the machine, or the container, has.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Serves on listeners that are bound already.
+pub async fn run_on(
+    listeners: Listeners,
+    mut config: watch::Receiver<Arc<Config>>,
+    peers: Peers,
+    lifecycle: &Lifecycle,
+) -> Result<(), RunError> {
+    let starting = lifecycle.not_ready("proxy");
+    let control = Handle::current();
+    let directory = Directory::new(control.clone());
+    let metrics = Arc::new(ProxyMetrics::new(&peers.metrics));
+    let first = Arc::clone(&config.borrow_and_update());
+    let mut settings = settings(&first, 0)?;
+    let in_process = peers.authenticate.is_some();
+    let snapshot = Snapshot::build(first, None, &directory, &settings, &metrics, in_process);
+    let shared = Arc::new(Shared {
+        snapshot: ArcSwap::from_pointee(snapshot),
+        authorizer: peers.authorizer,
+        databroker: peers.databroker,
+        authenticate: peers.authenticate,
+        lifecycle: lifecycle.clone(),
+        metrics,
+        control,
+        connections: AtomicUsize::new(0),
+    });
+    let address = listeners.address();
+    if let Some(listener) = listeners.redirect {
+        lifecycle.spawn(redirect_listener::serve(listener, Arc::clone(&shared)));
+    }
+    let mut ended = Vec::new();
+    for (index, listener) in listeners.public.into_iter().enumerate() {
+        ended.push(start_core(index, listener, Arc::clone(&shared))?);
+    }
+    tracing::info!(%address, cores = ended.len(), "proxy listens");
+    drop(starting);
+    let mut all_ended = std::pin::pin!(futures::future::join_all(ended));
+    let results = loop {
+        tokio::select! {
+            results = &mut all_ended => break results,
+            changed = config.changed() => {
+                if changed.is_err() {
+                    break all_ended.await;
+                }
+                let new = Arc::clone(&config.borrow_and_update());
+                reload(&shared, new, &directory, &mut settings, in_process);
+            }
+        }
+    };
+    match results.iter().position(Result::is_err) {
+        Some(core) => Err(RunError::CoreEnded { core }),
+        None => Ok(()),
+    }
+}
+
+/// Takes a new configuration over. Requests under way keep the one they began with.
+fn reload(
+    shared: &Shared,
+    config: Arc<Config>,
+    directory: &Directory,
+    settings: &mut Settings,
+    in_process: bool,
+) {
+    let before = shared.snapshot.load_full();
+    let same = same_dns(&before.config.dns, &config.dns)
+        && before.config.certificate_authorities == config.certificate_authorities;
+    if !same {
+        match self::settings(&config, settings.generation + 1) {
+            Ok(new) => *settings = new,
+            Err(error) => {
+                let reason = postern_common::telemetry::log::chain(&error);
+                tracing::error!(reason, "a configuration cannot be taken over by proxy");
+                return;
+            }
+        }
+    }
+    let metrics = &shared.metrics;
+    let new = Snapshot::build(config, Some(&before), directory, settings, metrics, in_process);
+    let checksum = new.config.checksum;
+    shared.snapshot.store(Arc::new(new));
+    tracing::info!(checksum, "proxy has taken a new configuration over");
+}
+
+fn settings(config: &Config, generation: u64) -> Result<Settings, RunError> {
+    let trust = Trust::system()
+        .and(&config.certificate_authorities, "certificate_authority")
+        .map_err(RunError::Trust)?;
+    let resolver = Resolver::new(config.dns.clone()).map_err(RunError::Resolver)?;
+    Ok(Settings { generation, trust, resolver })
+}
+
+fn same_dns(a: &DnsOptions, b: &DnsOptions) -> bool {
+    a.lookup_family == b.lookup_family
+        && a.refresh_rate == b.refresh_rate
+        && a.failure_refresh_rate == b.failure_refresh_rate
+        && a.query_timeout == b.query_timeout
+        && a.query_tries == b.query_tries
+        && a.transport == b.transport
+        && a.resolvers == b.resolvers
+}
+
+/// Starts a core's thread. The receiver tells when it has ended, an error that it panicked.
+fn start_core(
+    index: usize,
+    listener: std::net::TcpListener,
+    shared: Arc<Shared>,
+) -> Result<oneshot::Receiver<()>, RunError> {
+    let failed = |source| RunError::Runtime { core: index, source };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    let (done, ended) = oneshot::channel();
+    let token = shared.lifecycle.tasks().token();
+    std::thread::Builder::new()
+        .name(format!("proxy-{index}"))
+        .spawn(move || {
+            let local = tokio::task::LocalSet::new();
+            local.block_on(&runtime, serve_core(listener, shared));
+            drop(token);
+            // The receiver is gone only when the process ends anyway.
+            let _ = done.send(());
+        })
+        .map_err(failed)?;
+    Ok(ended)
+}
+
+/// A core's life: accept until the listeners close, finish what runs, end.
+async fn serve_core(listener: std::net::TcpListener, shared: Arc<Shared>) {
+    let (phase_sender, phase) = watch::channel(shared.lifecycle.phase());
+    let core = Rc::new(Core {
+        pool: Pool::default(),
+        open: Rc::new(Registry::default()),
+        phase,
+        shared: Arc::clone(&shared),
+    });
+    let lifecycle = shared.lifecycle.clone();
+    tokio::task::spawn_local(async move {
+        for phase in [
+            Phase::Draining,
+            Phase::ListenersClosed,
+            Phase::IdleClosed,
+            Phase::StreamsEnded,
+            Phase::Stopping,
+        ] {
+            lifecycle.reached(phase).await;
+            phase_sender.send_replace(lifecycle.phase());
+        }
+        // Kept, so that those who watch are not told that it is gone.
+        std::future::pending::<()>().await;
+    });
+    tokio::task::spawn_local(sweep(Rc::clone(&core)));
+    tokio::task::spawn_local(revisit::follow(Rc::clone(&core)));
+    let connections = TaskTracker::new();
+    match TcpListener::from_std(listener) {
+        Ok(listener) => listener::accept(&core, listener, &connections).await,
+        Err(error) => {
+            tracing::error!(%error, "a core cannot listen");
+            return;
+        }
+    }
+    connections.close();
+    let mut phase = core.phase.clone();
+    tokio::select! {
+        () = connections.wait() => {}
+        _ = phase.wait_for(|phase| *phase == Phase::Stopping) => {}
+    }
+}
+
+async fn sweep(core: Rc<Core>) {
+    let mut interval = tokio::time::interval(limits::UPSTREAM_IDLE / 4);
+    loop {
+        interval.tick().await;
+        core.pool.sweep();
+    }
+}

@@ -1,0 +1,256 @@
+//! Connections that become something else: WebSocket and other upgrades, and tunnels.
+
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::task::Poll;
+
+use base64::Engine as _;
+use http::header::{CONNECTION, HeaderName, UPGRADE};
+use http::response::Parts;
+use http::{Extensions, HeaderMap, HeaderValue, Request, StatusCode};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use postern_common::config::Route;
+use postern_common::lifecycle::Phase;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until};
+
+use crate::alarm::Alarm;
+use crate::body::Life;
+use crate::core::Core;
+use crate::forward::exchange::Timeouts;
+use crate::limits;
+use crate::open::{Closed, Open};
+use crate::refuse::Stop;
+use crate::request::{Request as ReadRequest, Upgrade};
+use crate::websocket::{self, Frames};
+
+const SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
+const SEC_WEBSOCKET_ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
+
+/// Bytes read at once in one direction of a tunnel.
+const CHUNK: usize = 16 * 1024;
+
+/// 403 before authorize is asked, when the route does not allow this upgrade.
+pub(crate) fn check(request: &ReadRequest, route: &Route) -> Result<(), Stop> {
+    let Some(upgrade) = &request.upgrade else {
+        return Ok(());
+    };
+    let token = upgrade.token.to_str().unwrap_or_default().trim();
+    let allowed = route.upstream().is_some_and(|target| target.upgrades.allows(token));
+    // By extended CONNECT only WebSocket is translated.
+    if allowed && (!upgrade.extended || token.eq_ignore_ascii_case("websocket")) {
+        return Ok(());
+    }
+    let text = "This address does not allow the connection to be upgraded.";
+    Err(Stop::new(StatusCode::FORBIDDEN, "upgrade_failed", text).grpc(7))
+}
+
+/// The client's side of an upgrade that may come.
+pub(crate) fn of_client(extensions: &mut Extensions) -> OnUpgrade {
+    let mut carrier = Request::new(());
+    std::mem::swap(carrier.extensions_mut(), extensions);
+    let upgrade = hyper::upgrade::on(&mut carrier);
+    std::mem::swap(carrier.extensions_mut(), extensions);
+    upgrade
+}
+
+/// A WebSocket by extended CONNECT has no key; over HTTP/1.1 the upstream needs one.
+pub(crate) fn add_websocket_key(headers: &mut HeaderMap) {
+    let key = postern_common::crypto::random::bytes::<16>();
+    let key = base64::engine::general_purpose::STANDARD.encode(key);
+    if let Ok(key) = HeaderValue::try_from(key) {
+        headers.insert(SEC_WEBSOCKET_KEY, key);
+    }
+}
+
+/// RFC 8441: the answer that corresponds to 101.
+pub(crate) fn answer_extended(parts: &mut Parts) {
+    parts.status = StatusCode::OK;
+    for name in [CONNECTION, UPGRADE, SEC_WEBSOCKET_ACCEPT] {
+        parts.headers.remove(name);
+    }
+}
+
+/// Two ends that will be joined when both are ready.
+#[derive(Debug)]
+pub(crate) struct Tunnel {
+    client: OnUpgrade,
+    upstream: Upstream,
+    websocket: bool,
+    open: Open,
+    timeouts: Timeouts,
+}
+
+#[derive(Debug)]
+enum Upstream {
+    Upgrade(OnUpgrade),
+    Tcp(TcpStream),
+}
+
+/// For an upgrade that the upstream accepted.
+pub(crate) fn between(
+    client: OnUpgrade,
+    upstream: OnUpgrade,
+    upgrade: &Upgrade,
+    open: Open,
+    timeouts: Timeouts,
+) -> Tunnel {
+    let websocket = upgrade.token.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket");
+    Tunnel { client, upstream: Upstream::Upgrade(upstream), websocket, open, timeouts }
+}
+
+/// For CONNECT.
+pub(crate) fn to_tcp(client: OnUpgrade, upstream: TcpStream, open: Open, timeouts: Timeouts) -> Tunnel {
+    Tunnel { client, upstream: Upstream::Tcp(upstream), websocket: false, open, timeouts }
+}
+
+impl Tunnel {
+    /// Joins the ends and keeps them joined until one closes, or until it has to end. `life` ends
+    /// with it, so the log tells how long it was and what it carried.
+    pub(crate) fn spawn(self, core: &Rc<Core>, mut life: Life) {
+        let core = Rc::clone(core);
+        tokio::task::spawn_local(async move {
+            let Self { client, upstream, websocket, open, timeouts } = self;
+            let client = match client.await {
+                Ok(client) => TokioIo::new(client),
+                Err(error) => return life.record.cut("upgrade_failed", &error),
+            };
+            let joined = match upstream {
+                Upstream::Tcp(stream) => {
+                    join(client, stream, websocket, &open, &timeouts, &core, &mut life).await
+                }
+                Upstream::Upgrade(upgrade) => match upgrade.await {
+                    Ok(stream) => {
+                        let stream = TokioIo::new(stream);
+                        join(client, stream, websocket, &open, &timeouts, &core, &mut life).await
+                    }
+                    Err(error) => return life.record.cut("upgrade_failed", &error),
+                },
+            };
+            match (joined, open.entry().closed()) {
+                (_, Some(why)) => life.record.ended(why.as_str()),
+                (Ok(()), None) => life.record.complete(),
+                (Err(error), None) => life.record.cut("upstream_reset_after_response_started", &error),
+            }
+        });
+    }
+}
+
+/// Copies both ways.
+async fn join<C, U>(
+    client: C,
+    upstream: U,
+    websocket: bool,
+    open: &Open,
+    timeouts: &Timeouts,
+    core: &Core,
+    life: &mut Life,
+) -> io::Result<()>
+where
+    C: AsyncRead + AsyncWrite,
+    U: AsyncRead + AsyncWrite,
+{
+    let (mut client_read, mut client_write) = tokio::io::split(client);
+    let (mut upstream_read, mut upstream_write) = tokio::io::split(upstream);
+    let started = Instant::now();
+    let last = std::cell::Cell::new(started);
+    let up = async {
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            let n = tokio::select! {
+                biased;
+                why = wait_closed(open) => {
+                    if why == Closed::Draining {
+                        // The client answers our close frame.
+                        client_read.read(&mut buffer).await?
+                    } else {
+                        return upstream_write.shutdown().await;
+                    }
+                }
+                n = client_read.read(&mut buffer) => n?,
+            };
+            last.set(Instant::now());
+            let Some(bytes) = buffer.get(..n).filter(|bytes| !bytes.is_empty()) else {
+                return upstream_write.shutdown().await;
+            };
+            upstream_write.write_all(bytes).await?;
+            upstream_write.flush().await?;
+        }
+    };
+    let down = async {
+        let mut buffer = vec![0; CHUNK];
+        let mut frames = Frames::default();
+        let mut ending: Option<Closed> = None;
+        loop {
+            if let Some(why) = ending
+                && (!websocket || frames.at_boundary())
+            {
+                if websocket {
+                    let code = match why {
+                        Closed::Draining => websocket::GOING_AWAY,
+                        _ => websocket::POLICY_VIOLATION,
+                    };
+                    let frame = websocket::close_frame(code, why.as_str());
+                    client_write.write_all(&frame).await?;
+                }
+                return client_write.shutdown().await;
+            }
+            let n = tokio::select! {
+                biased;
+                why = wait_closed(open), if ending.is_none() => {
+                    ending = Some(why);
+                    continue;
+                }
+                n = upstream_read.read(&mut buffer) => n?,
+            };
+            last.set(Instant::now());
+            let Some(bytes) = buffer.get(..n).filter(|bytes| !bytes.is_empty()) else {
+                return client_write.shutdown().await;
+            };
+            client_write.write_all(bytes).await?;
+            client_write.flush().await?;
+            frames.pass(bytes);
+            life.record.sent(n);
+        }
+    };
+    let both = async {
+        let (up, down) = tokio::join!(up, down);
+        up.and(down)
+    };
+    // A side that has nothing more to say must not hold the other for ever once it has to end.
+    let must_end = async {
+        let mut phase = core.phase.clone();
+        tokio::select! {
+            _ = wait_closed(open) => {}
+            _ = phase.wait_for(|phase| *phase >= Phase::IdleClosed) => {
+                open.entry().close(Closed::Draining);
+            }
+        }
+        sleep_until(Instant::now() + limits::TUNNEL_CLOSE).await;
+    };
+    let silent = async {
+        let mut alarm = Alarm::default();
+        poll_fn(|cx| {
+            let idle = timeouts.idle.map(|idle| last.get() + idle);
+            let total = timeouts.total.map(|total| started + total);
+            match idle.into_iter().chain(total).min() {
+                None => Poll::Pending,
+                Some(at) => alarm.poll(cx, at),
+            }
+        })
+        .await;
+    };
+    tokio::select! {
+        biased;
+        ended = both => ended,
+        () = must_end => Ok(()),
+        () = silent => Err(io::Error::new(io::ErrorKind::TimedOut, "timeout or idle_timeout of the route")),
+    }
+}
+
+async fn wait_closed(open: &Open) -> Closed {
+    poll_fn(|cx| open.poll_closed(cx)).await
+}

@@ -1,0 +1,158 @@
+//! Opens one connection to one address of an upstream.
+
+use std::error::Error as _;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use postern_common::config::UpstreamProtocol;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::{Endpoint, UpstreamError};
+use crate::core::LocalExecutor;
+use crate::forward::exchange::RequestBody;
+use crate::limits;
+
+/// A connection that is ready for requests. Its driver runs on this core until it ends.
+pub(crate) enum Connected {
+    Http1(http1::SendRequest<RequestBody>),
+    Http2(http2::SendRequest<RequestBody>),
+}
+
+/// What the request needs from the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Needs {
+    /// Whatever the endpoint speaks.
+    Http,
+    /// HTTP/1.1, for an upgrade.
+    Http1,
+}
+
+/// Connects within [`limits::UPSTREAM_CONNECT`].
+pub(crate) async fn connect(
+    endpoint: &Endpoint,
+    address: SocketAddr,
+    needs: Needs,
+) -> Result<Connected, UpstreamError> {
+    let opening = open(endpoint, address, needs);
+    match tokio::time::timeout(limits::UPSTREAM_CONNECT, opening).await {
+        Ok(connected) => connected,
+        Err(_) => Err(UpstreamError::ConnectTimeout {
+            name: endpoint.name.clone(),
+            address,
+            seconds: limits::UPSTREAM_CONNECT.as_secs(),
+        }),
+    }
+}
+
+/// A bare TCP connection, for tunnels too.
+pub(crate) async fn tcp(endpoint: &Endpoint, address: SocketAddr) -> Result<TcpStream, UpstreamError> {
+    let failed = |source| UpstreamError::Connect { name: endpoint.name.clone(), address, source };
+    let stream = TcpStream::connect(address).await.map_err(failed)?;
+    stream.set_nodelay(true).map_err(failed)?;
+    Ok(stream)
+}
+
+async fn open(
+    endpoint: &Endpoint,
+    address: SocketAddr,
+    needs: Needs,
+) -> Result<Connected, UpstreamError> {
+    let stream = tcp(endpoint, address).await?;
+    match (endpoint.protocol, &endpoint.tls, needs) {
+        (UpstreamProtocol::Http, ..) => http1(endpoint, address, stream).await,
+        (UpstreamProtocol::H2c, _, Needs::Http) => http2(endpoint, address, stream).await,
+        (UpstreamProtocol::H2c, _, Needs::Http1) => Err(UpstreamError::Protocol {
+            name: endpoint.name.clone(),
+            reason: "an upgrade needs HTTP/1.1, and h2c is HTTP/2",
+        }),
+        (UpstreamProtocol::Https, Some(tls), needs) => {
+            let config = if needs == Needs::Http1 { &tls.http1 } else { &tls.any };
+            let connector = TlsConnector::from(std::sync::Arc::clone(config));
+            let connecting = Box::pin(connector.connect(tls.name.clone(), stream));
+            let stream = connecting.await.map_err(|error| UpstreamError::Tls {
+                name: endpoint.name.clone(),
+                address,
+                reason: tls.explain(&error),
+            })?;
+            if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                http2(endpoint, address, stream).await
+            } else {
+                http1(endpoint, address, stream).await
+            }
+        }
+        (UpstreamProtocol::Https, None, _) => Err(UpstreamError::Protocol {
+            name: endpoint.name.clone(),
+            reason: "https without TLS settings",
+        }),
+        (UpstreamProtocol::Tcp, ..) => Err(UpstreamError::Protocol {
+            name: endpoint.name.clone(),
+            reason: "tcp carries no HTTP",
+        }),
+    }
+}
+
+async fn http1<S>(
+    endpoint: &Endpoint,
+    address: SocketAddr,
+    stream: S,
+) -> Result<Connected, UpstreamError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::Builder::new()
+        .preserve_header_case(true)
+        .max_headers(limits::HEAD_FIELDS)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|source| UpstreamError::Handshake {
+            name: endpoint.name.clone(),
+            address,
+            source,
+        })?;
+    let name: Rc<str> = endpoint.name.as_str().into();
+    tokio::task::spawn_local(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            ended(&name, address, &error);
+        }
+    });
+    Ok(Connected::Http1(sender))
+}
+
+async fn http2<S>(
+    endpoint: &Endpoint,
+    address: SocketAddr,
+    stream: S,
+) -> Result<Connected, UpstreamError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(limits::STREAM_WINDOW)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW)
+        .max_send_buf_size(limits::SEND_BUFFER)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|source| UpstreamError::Handshake {
+            name: endpoint.name.clone(),
+            address,
+            source,
+        })?;
+    let name: Rc<str> = endpoint.name.as_str().into();
+    tokio::task::spawn_local(async move {
+        if let Err(error) = connection.await {
+            ended(&name, address, &error);
+        }
+    });
+    Ok(Connected::Http2(sender))
+}
+
+/// What concerns a request is told with the request.
+fn ended(name: &str, address: SocketAddr, error: &hyper::Error) {
+    let cause = error.source().map(ToString::to_string).unwrap_or_default();
+    tracing::debug!(upstream = name, %address, %error, cause, "a connection to an upstream ended");
+}
