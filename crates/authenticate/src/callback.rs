@@ -153,7 +153,7 @@ pub(crate) async fn handle(call: &Call, parameters: Parameters) -> Answer {
         .await
         .map_err(|refusal| Box::new(linked(*refusal, again)))?;
     // The token stays the same for other tabs; its cookie starts anew.
-    let csrf = csrf_cookie(call, &sign_in.csrf, provider.capabilities().form_post);
+    let csrf = csrf_cookie(call, &sign_in.csrf);
     Ok(with_cookies(
         onward(call, &sign_in.url)?,
         cookie.into_iter().chain(csrf),

@@ -53,7 +53,7 @@ pub(crate) async fn account(call: &Call) -> Answer {
         }
     };
     let (csrf, mut cookies) = sign_in::csrf_token(call);
-    cookies.extend(sign_in::csrf_cookie(call, &csrf, false));
+    cookies.extend(sign_in::csrf_cookie(call, &csrf));
     let token = call
         .snapshot
         .cookie_keys()

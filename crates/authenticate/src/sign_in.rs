@@ -317,9 +317,7 @@ pub(crate) async fn begin(call: &Call, provider: &dyn Provider, url: Url) -> Ans
         .authorization_url(request)
         .await
         .map_err(|error| provider_failed(call, &error).link(call.try_again()))?;
-    // Known once discovery has been read, which the call above waited for.
-    let form_post = provider.capabilities().form_post;
-    cookies.extend(csrf_cookie(call, &sign_in.csrf, form_post));
+    cookies.extend(csrf_cookie(call, &sign_in.csrf));
     Ok(with_cookies(redirect(location.as_str()), cookies))
 }
 
@@ -380,10 +378,13 @@ pub(crate) fn read_csrf(
 
 /// `Set-Cookie` with the token, its end moved on. It must come along when the provider sends the
 /// browser back, which for a form means `SameSite=None`.
-pub(crate) fn csrf_cookie(call: &Call, token: &CsrfToken, form_post: bool) -> Option<HeaderValue> {
+pub(crate) fn csrf_cookie(call: &Call, token: &CsrfToken) -> Option<HeaderValue> {
     let snapshot = &call.snapshot;
     let name = &snapshot.cookies.csrf;
     let value = token.to_cookie(snapshot.cookie_keys().first()?, name, call.now);
+    // Providers of all routes are of one kind.
+    let global = snapshot.providers.global();
+    let form_post = global.is_ok_and(|provider| provider.capabilities().form_post);
     let same_site = if form_post {
         SameSite::None
     } else {

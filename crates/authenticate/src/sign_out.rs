@@ -72,7 +72,7 @@ async fn confirm(call: &Call, wanted: Option<&str>) -> Answer {
         Found::None { clear } => return Ok(with_cookies(redirect(path::SIGNED_OUT), clear)),
     };
     let (csrf, mut cookies) = csrf_token(call);
-    cookies.extend(csrf_cookie(call, &csrf, false));
+    cookies.extend(csrf_cookie(call, &csrf));
     let token = call
         .snapshot
         .cookie_keys()
