@@ -21,7 +21,7 @@ use crate::gather::Gather;
 use crate::metrics::Metrics;
 use crate::records::{KeepTokens, Session, User, record_type};
 use crate::replica::data::Versioned;
-use crate::replica::{LookupError, Replica};
+use crate::replica::{LookupError, Replica, Wanted};
 use crate::snapshot::LoadedRoute;
 
 /// How long the result of a verification counts. Short: a session written comes back with the
@@ -203,7 +203,7 @@ impl Bearers {
         let user_id = new.user.id.clone();
         let known = gather
             .replica
-            .get(record_type::USER, &user_id, gather.within)
+            .get(Wanted::new(record_type::USER, &user_id), gather.within)
             .await?;
         if let Some(data) = known.and_then(|record| record.data)
             && let Ok(known) = user::User::decode(data.value.as_slice())

@@ -19,7 +19,7 @@ use crate::records::{
     self, DirectoryUser, KeepTokens, RecordError, ServiceAccount, Session, User, record_type,
 };
 use crate::replica::data::{Data, Table, Versioned};
-use crate::replica::{LookupError, Replica};
+use crate::replica::{LookupError, Replica, Wanted};
 
 const DEVICE_CREDENTIAL: &str = "type.googleapis.com/pomerium.device.Credential";
 const DEVICE_ENROLLMENT: &str = "type.googleapis.com/pomerium.device.Enrollment";
@@ -114,13 +114,18 @@ impl Gather<'_> {
                 return Ok(Named::Nothing);
             }
         }
-        if let Some(record) = self.ask(record_type::SESSION, id).await? {
+        if let Some(record) = self
+            .ask(Wanted::by_handle(record_type::SESSION, handle))
+            .await?
+        {
             let session = decoded(&record, |r| Session::from_record(r, self.keep_tokens))?;
             return Ok(Named::Session(session, Freshness::AheadOfCopy));
         }
         // A handle that is bound to a provider is never a service account's.
         if handle.idp_id.is_empty()
-            && let Some(record) = self.ask(record_type::SERVICE_ACCOUNT, id).await?
+            && let Some(record) = self
+                .ask(Wanted::by_handle(record_type::SERVICE_ACCOUNT, handle))
+                .await?
         {
             return Ok(Named::ServiceAccount(decoded(
                 &record,
@@ -332,14 +337,14 @@ impl Gather<'_> {
         if let Some(found) = copy.and_then(|table| table.get(id)) {
             return Ok(Some(found));
         }
-        match self.ask(kind, id).await? {
+        match self.ask(Wanted::new(kind, id)).await? {
             Some(record) => decoded(&record, decode).map(Some),
             None => Ok(None),
         }
     }
 
-    async fn ask(&self, kind: &'static str, id: &str) -> Result<Option<Record>, LookupError> {
-        self.replica.get(kind, id, self.within).await
+    async fn ask(&self, wanted: Wanted) -> Result<Option<Record>, LookupError> {
+        self.replica.get(wanted, self.within).await
     }
 }
 

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 use postern_common::authz::Revisit;
+use postern_common::crypto::handle::Handle;
 use postern_common::rpc::Transport;
 use postern_common::rpc::stubs::databroker::data_broker_service_client::DataBrokerServiceClient;
 use postern_common::rpc::stubs::databroker::{
@@ -65,8 +66,8 @@ pub struct Replica {
     revisits: broadcast::Sender<Revisit>,
     client: Client,
     lookups: Semaphore,
-    /// Type and id of records that the databroker said do not exist, for a few seconds.
-    absent: moka::sync::Cache<(&'static str, String), ()>,
+    /// Records that the databroker said do not exist, for a few seconds.
+    absent: moka::sync::Cache<Wanted, ()>,
     /// Records that decisions rest on only on some routes, and that are not in the copy.
     recent: moka::sync::Cache<(String, String), Option<Arc<Record>>>,
     complaints: RateLimit,
@@ -77,6 +78,37 @@ pub struct Replica {
 /// correct it.
 const REMEMBER: Duration = Duration::from_secs(5);
 const REMEMBERED: u64 = 100_000;
+
+/// A single record.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Wanted {
+    pub kind: &'static str,
+    pub id: String,
+    /// Data set and version that the record is said to have at least; zero when nothing is said.
+    /// That an older one did not exist says nothing.
+    pub server_version: u64,
+    pub record_version: u64,
+}
+
+impl Wanted {
+    pub fn new(kind: &'static str, id: &str) -> Self {
+        Self {
+            kind,
+            id: id.to_owned(),
+            server_version: 0,
+            record_version: 0,
+        }
+    }
+
+    /// What a handle names.
+    pub fn by_handle(kind: &'static str, handle: &Handle) -> Self {
+        Self {
+            server_version: handle.server_version,
+            record_version: handle.record_version,
+            ..Self::new(kind, &handle.id)
+        }
+    }
+}
 
 /// A record could not be read just now. That says nothing about whether it exists.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -140,17 +172,15 @@ impl Replica {
     /// Asks the databroker itself for one record. `Ok(None)` only when it says that there is none.
     pub async fn get(
         &self,
-        kind: &'static str,
-        id: &str,
+        wanted: Wanted,
         within: Duration,
     ) -> Result<Option<Record>, LookupError> {
-        let key = (kind, id.to_owned());
-        if self.absent.contains_key(&key) {
+        if self.absent.contains_key(&wanted) {
             return Ok(None);
         }
-        let found = self.ask(kind, id, within).await?;
+        let found = self.ask(wanted.kind, &wanted.id, within).await?;
         if found.is_none() {
-            self.absent.insert(key, ());
+            self.absent.insert(wanted, ());
         }
         Ok(found)
     }

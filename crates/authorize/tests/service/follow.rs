@@ -1,0 +1,222 @@
+//! Following the databroker.
+
+use std::time::{Duration, Instant};
+
+use postern_common::authz::{Authorizer as _, Decision, DenyKind, Revisit};
+use postern_common::crypto::handle::Handle;
+use postern_common::rpc::stubs::{session, user};
+use tokio::sync::broadcast;
+
+use crate::world::{SERVICE_ACCOUNT, SESSION, USER, World, config, list, session as session_of};
+
+const ENG: &str = "- {from: https://app.corp.test, to: http://up, pass_identity_headers: true, \
+    policy: [{allow: {and: [{claim/groups: eng}]}}]}\n";
+
+async fn revisit(revisits: &mut broadcast::Receiver<Revisit>, expected: &Revisit) {
+    let told = async { while revisits.recv().await.unwrap() != *expected {} };
+    tokio::time::timeout(Duration::from_secs(1), told)
+        .await
+        .unwrap();
+}
+
+fn is_sign_in(kind: &DenyKind) -> bool {
+    matches!(kind, DenyKind::SignIn { .. })
+}
+
+#[tokio::test]
+async fn who_just_signed_in_passes_at_once() {
+    let world = World::new(ENG).await;
+    for n in 0..200 {
+        let cookie = world.sign_in(&format!("ann{n}"), &["eng"]).await;
+        let allow = world.allowed(&[("cookie", &cookie)]).await;
+        assert_eq!(allow.session.unwrap().email, format!("ann{n}@corp.test"));
+    }
+}
+
+#[tokio::test]
+async fn s09_c27_a_deleted_session_ends_within_a_second() {
+    let world = World::new(ENG).await;
+    let (ann, bob) = (
+        world.sign_in("ann", &["eng"]).await,
+        world.sign_in("bob", &["eng"]).await,
+    );
+    world.allowed(&[("cookie", &ann)]).await;
+    let mut revisits = world.authorize.revisits();
+    let begun = Instant::now();
+    world.delete(SESSION, "session-ann").await;
+    revisit(&mut revisits, &Revisit::Session("session-ann".into())).await;
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(is_sign_in(&world.denied(&[("cookie", &ann)]).await.kind));
+    world.allowed(&[("cookie", &bob)]).await;
+}
+
+#[tokio::test]
+async fn c28_changed_claims_count_with_the_next_request() {
+    let world = World::new(ENG).await;
+    let ann = world.sign_in("ann", &["eng"]).await;
+    world.allowed(&[("cookie", &ann)]).await;
+    let mut revisits = world.authorize.revisits();
+    world
+        .put(SESSION, "session-ann", &session_of("user-ann", &["ops"]))
+        .await;
+    revisit(&mut revisits, &Revisit::Session("session-ann".into())).await;
+    assert_eq!(
+        world.denied(&[("cookie", &ann)]).await.kind,
+        DenyKind::Forbidden
+    );
+    // The user's record has it now, and says so.
+    let user = user::User {
+        email: "ann@corp.test".into(),
+        claims: [("department".to_owned(), list(&["x"]))].into(),
+        ..user::User::default()
+    };
+    world.put(USER, "user-ann", &user).await;
+    revisit(&mut revisits, &Revisit::User("user-ann".into())).await;
+}
+
+#[tokio::test]
+async fn c07_signed_in_people_go_on_while_the_databroker_is_away() {
+    let world = World::new(ENG).await;
+    let ann = world.sign_in("ann", &["eng"]).await;
+    let eve = world.encode(&Handle {
+        id: "nobody-knows".into(),
+        idp_id: world.provider_id(),
+        ..Handle::default()
+    });
+    let eve = format!("_pomerium={eve}");
+    world.set_away(true);
+    world.until_allowed(&[("cookie", &ann)]).await;
+    // c09: whether this session exists, nobody knows just now.
+    assert!(world.ask(&[("cookie", &eve)]).await.is_err());
+    world.set_away(false);
+    assert!(is_sign_in(&world.denied(&[("cookie", &eve)]).await.kind));
+}
+
+#[tokio::test]
+async fn c08_another_data_set_is_copied_anew() {
+    let world = World::new(ENG).await;
+    let ann = world.sign_in("ann", &["eng"]).await;
+    world.allowed(&[("cookie", &ann)]).await;
+    let mut revisits = world.authorize.revisits();
+    world.databroker().clear(()).await.unwrap();
+    revisit(&mut revisits, &Revisit::Everything).await;
+    assert!(is_sign_in(&world.denied(&[("cookie", &ann)]).await.kind));
+    let again = world.sign_in("ann", &["eng"]).await;
+    world.allowed(&[("cookie", &again)]).await;
+    // The feed is followed again, too.
+    world.delete(SESSION, "session-ann").await;
+    let begun = Instant::now();
+    while let Decision::Allow(_) = world.ask(&[("cookie", &again)]).await.unwrap() {
+        assert!(begun.elapsed() < Duration::from_secs(2));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_service_account_is_its_record() {
+    let world = World::new(
+        "- {from: https://app.corp.test, to: http://up, policy: [{allow: {and: [{user: robot}]}}]}\n",
+    )
+    .await;
+    let account = user::ServiceAccount {
+        user_id: "robot".into(),
+        ..user::ServiceAccount::default()
+    };
+    world.put(SERVICE_ACCOUNT, "account-1", &account).await;
+    let token = world.encode(&Handle {
+        id: "account-1".into(),
+        subject: "robot".into(),
+        ..Handle::default()
+    });
+    let headers = [("authorization", format!("Pomerium {token}"))];
+    let headers = headers
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
+    let allow = world.allowed(&headers).await;
+    assert_eq!(allow.session.unwrap().session_id, "account-1");
+    let mut revisits = world.authorize.revisits();
+    world.delete(SERVICE_ACCOUNT, "account-1").await;
+    revisit(&mut revisits, &Revisit::Session("account-1".into())).await;
+    // A program is told; it can't follow a redirect.
+    let deny = world.denied(&headers).await;
+    assert!(matches!(
+        deny.kind,
+        DenyKind::Unauthenticated {
+            sign_in_url: Some(_)
+        }
+    ));
+}
+
+#[tokio::test]
+async fn impersonation_takes_claims_and_user_of_the_other_session() {
+    let world = World::new(ENG).await;
+    world.sign_in("ann", &["eng"]).await;
+    let admin = world.sign_in("admin", &["ops"]).await;
+    assert_eq!(
+        world.denied(&[("cookie", &admin)]).await.kind,
+        DenyKind::Forbidden
+    );
+    let mut revisits = world.authorize.revisits();
+    let impersonator = session::Session {
+        impersonate_session_id: Some("session-ann".into()),
+        ..session_of("user-admin", &["ops"])
+    };
+    world.put(SESSION, "session-admin", &impersonator).await;
+    revisit(&mut revisits, &Revisit::Everything).await;
+    let session = world.allowed(&[("cookie", &admin)]).await.session.unwrap();
+    assert_eq!(
+        (&*session.session_id, &*session.user_id),
+        ("session-admin", "user-ann")
+    );
+    // When the other session ends, so does this.
+    world.delete(SESSION, "session-ann").await;
+    revisit(&mut revisits, &Revisit::Everything).await;
+    assert!(is_sign_in(&world.denied(&[("cookie", &admin)]).await.kind));
+}
+
+#[tokio::test]
+async fn tokens_are_kept_once_a_route_names_them() {
+    let world = World::new(ENG).await;
+    world.sign_in("ann", &["eng"]).await;
+    let with_token = session::Session {
+        oauth_token: Some(session::OAuthToken {
+            access_token: "ACCESS".into(),
+            refresh_token: "r".into(),
+            ..session::OAuthToken::default()
+        }),
+        ..session_of("user-ann", &["eng"])
+    };
+    let cookie = world.sign_in("ann", &["eng"]).await;
+    world.put(SESSION, "session-ann", &with_token).await;
+    let route = "- {from: https://app.corp.test, to: http://up, allow_any_authenticated_user: true, \
+        set_request_headers: {X-Token: '${pomerium.access_token}'}}\n";
+    world.config.send_replace(config(route));
+    let begun = Instant::now();
+    loop {
+        let decision = world.ask(&[("cookie", &cookie)]).await;
+        if let Ok(Decision::Allow(allow)) = &decision
+            && allow
+                .set_headers
+                .iter()
+                .any(|(name, value)| name == "x-token" && value == "ACCESS")
+        {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "{decision:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_age_of_the_data_is_told() {
+    let world = World::new(ENG).await;
+    world.sign_in("ann", &["eng"]).await;
+    crate::world::wait("an age", || {
+        let page = world.metrics.page().unwrap();
+        page.lines().any(|line| {
+            line.strip_prefix("postern_authorize_data_age_seconds ")
+                .is_some_and(|age| age.parse::<f64>().is_ok_and(|age| age > 0.0 && age < 5.0))
+        })
+    })
+    .await;
+}
