@@ -18,6 +18,7 @@
 
 pub mod feed;
 pub mod lease;
+pub mod manager;
 pub mod options;
 pub mod patch;
 pub mod payload;

@@ -46,7 +46,7 @@ pub fn check(kind: &str, options: &Options) -> Result<(), OptionsError> {
     }
 }
 
-/// What types need that Pomerium's services write.
+/// What types need that Pomerium's services write, and those of the identity manager.
 pub fn defaults() -> Vec<(String, Options)> {
     let of = |name: &str, capacity, fields: &[&str], ttl_minutes: Option<i64>| {
         let options = Options {
@@ -81,6 +81,8 @@ pub fn defaults() -> Vec<(String, Options)> {
         ),
         of("oauth21.PendingUpstreamAuth", None, &["state_id"], Some(15)),
         of("pomerium.events.LastError", Some(50), &[], None),
+        // Left behind by sessions that are gone.
+        of("postern.RefreshIntent", None, &[], Some(24 * 60)),
     ]
 }
 

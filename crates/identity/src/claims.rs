@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value as ProtoValue};
 use serde_json::Value;
@@ -96,8 +98,24 @@ pub fn text<'a>(claims: &'a Claims, name: &str) -> Option<&'a str> {
     claims.get(name).and_then(Value::as_str)
 }
 
+/// What is known of a person: the ID token's claims, then those of user info, which win. These
+/// replace whatever was known before: a claim that neither holds any more is gone.
+pub fn combine(id_token: Claims, user_info: Option<Claims>) -> Claims {
+    let mut claims = merge(id_token, user_info.unwrap_or_default());
+    put_right(&mut claims);
+    claims
+}
+
+/// The claims of an ID token that was verified when it was stored; its signature is not looked at
+/// again. Never for a token that comes from outside.
+pub fn of_stored_id_token(raw: &str) -> Option<Claims> {
+    let payload = raw.split('.').nth(1)?;
+    let bytes = URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
 /// Both sets in one; the second wins.
-pub fn merge(mut first: Claims, second: Claims) -> Claims {
+pub(crate) fn merge(mut first: Claims, second: Claims) -> Claims {
     first.extend(second);
     first
 }

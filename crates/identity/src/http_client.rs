@@ -4,8 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::{Request, Response, StatusCode, header};
+use postern_common::http_client::{HttpClientError, HttpsClient, Limits};
 use serde::de::DeserializeOwned;
 
 use crate::error::ProviderError;
@@ -14,7 +16,11 @@ use crate::error::ProviderError;
 pub const MAX_BODY: usize = 1 << 20;
 
 /// How long one call may take, from the connection to the last byte.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a refresh may take. Nobody waits for it, and giving up on one whose token is already
+/// spent loses the session: with rotating tokens the answer holds the only one that is left.
+pub const REFRESH_DEADLINE: Duration = Duration::from_secs(60);
 
 type Send = dyn Fn(Request<Vec<u8>>) -> BoxFuture<'static, Result<Response<Vec<u8>>, HttpError>>
     + std::marker::Send
@@ -28,6 +34,29 @@ pub struct HttpClient(Arc<Send>);
 impl fmt::Debug for HttpClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("HttpClient")
+    }
+}
+
+impl From<HttpsClient> for HttpClient {
+    fn from(client: HttpsClient) -> Self {
+        // The deadlines here are shorter.
+        let limits = Limits {
+            deadline: REFRESH_DEADLINE.saturating_mul(2),
+            max_body: MAX_BODY,
+        };
+        Self::new(move |request| {
+            let client = client.clone();
+            async move {
+                client
+                    .send(request, limits)
+                    .await
+                    .map_err(|error| match error {
+                        HttpClientError::TooLarge { .. } => HttpError::TooLarge,
+                        other => HttpError::Transport(other.to_string()),
+                    })
+            }
+            .boxed()
+        })
     }
 }
 
@@ -63,16 +92,25 @@ impl HttpClient {
 
     /// One call under [`DEADLINE`]. 408, 429 and 5xx are [`ProviderError::Unreachable`].
     pub(crate) async fn call(&self, request: Request<Vec<u8>>) -> Result<Answer, ProviderError> {
+        self.call_within(request, DEADLINE).await
+    }
+
+    /// One call that may take longer or shorter than others.
+    pub(crate) async fn call_within(
+        &self,
+        request: Request<Vec<u8>>,
+        deadline: Duration,
+    ) -> Result<Answer, ProviderError> {
         let endpoint = endpoint(request.uri());
         let unreachable = |reason: String, retry_after| ProviderError::Unreachable {
             endpoint: endpoint.clone(),
             reason,
             retry_after,
         };
-        let response = match tokio::time::timeout(DEADLINE, (self.0)(request)).await {
+        let response = match tokio::time::timeout(deadline, (self.0)(request)).await {
             Err(_) => {
                 return Err(unreachable(
-                    format!("no answer within {} s", DEADLINE.as_secs()),
+                    format!("no answer within {} s", deadline.as_secs()),
                     None,
                 ));
             }

@@ -41,10 +41,10 @@ mod token_endpoint;
 mod tests;
 
 pub use error::{ProviderError, Refusal};
-pub use http_client::{HttpClient, HttpError, MAX_BODY};
+pub use http_client::{HttpClient, HttpError, MAX_BODY, REFRESH_DEADLINE};
 pub use provider::{
     AuthRequest, Capabilities, Claims, CodeExchange, EndSession, IdToken, Identity, Provider,
     Refresh, Refreshed, SignOut, Tokens, UserInfoRequest, VerifiedToken, VerifyToken,
 };
 pub use providers::default_url;
-pub use registry::{ProviderSettings, Providers, RegistryError};
+pub use registry::{ProviderSettings, Providers, RegistryError, follow};

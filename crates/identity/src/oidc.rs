@@ -16,7 +16,7 @@ use crate::client_auth::Client;
 use crate::discovery::{self, Metadata};
 use crate::document::Document;
 use crate::error::{ProviderError, Refusal};
-use crate::http_client::{HttpClient, get};
+use crate::http_client::{HttpClient, REFRESH_DEADLINE, get};
 use crate::jwks::{self, Jwks};
 use crate::jwt::{self, Expected, SignatureError, Unverified};
 use crate::provider::{
@@ -32,6 +32,8 @@ const DISCOVERY_DISTANCE: Duration = Duration::from_secs(2);
 const KEYS_DISTANCE: Duration = Duration::from_secs(5);
 /// Longest pause between attempts while nothing has been read yet.
 const FIRST_PAUSE_MAX: Duration = Duration::from_secs(4);
+/// How long a person waits for a code to be redeemed.
+const EXCHANGE_DEADLINE: Duration = Duration::from_secs(10);
 /// How often document and keys are read again.
 const RENEWAL: Duration = Duration::from_secs(3600);
 /// Pause after a renewal that failed; the old document serves on.
@@ -298,7 +300,14 @@ impl Oidc {
         if metadata.offers_pkce() {
             form.push(("code_verifier", request.code_verifier));
         }
-        let response = ask(&self.issuer.http, &self.client, &metadata, &form).await?;
+        let response = ask(
+            &self.issuer.http,
+            &self.client,
+            &metadata,
+            &form,
+            EXCHANGE_DEADLINE,
+        )
+        .await?;
         let tokens = response.tokens(request.now);
         let raw = response.id_token.ok_or_else(|| {
             ProviderError::invalid(
@@ -323,7 +332,7 @@ impl Oidc {
             }
             Err(error) => return Err(error),
         };
-        let mut claims = claims::merge(claims, info);
+        let mut claims = claims::combine(claims, Some(info));
         if let Err(error) = self
             .fetch_distant_claims(&tokens.access_token, &mut claims)
             .await
@@ -331,7 +340,6 @@ impl Oidc {
             tracing::warn!(issuer = %self.issuer.url, subject = %id_token.subject, %error,
                 "claims lie elsewhere and could not be fetched; rules on them will deny");
         }
-        claims::put_right(&mut claims);
         let subject = claims::subject(&claims)
             .ok_or_else(|| ProviderError::invalid("the ID token names nobody (sub)"))?
             .to_owned();
@@ -434,7 +442,14 @@ impl Oidc {
             ("grant_type", "refresh_token"),
             ("refresh_token", request.refresh_token),
         ];
-        let response = ask(&self.issuer.http, &self.client, &metadata, &form).await?;
+        let response = ask(
+            &self.issuer.http,
+            &self.client,
+            &metadata,
+            &form,
+            REFRESH_DEADLINE,
+        )
+        .await?;
         let mut tokens = response.tokens(request.now);
         tokens
             .refresh_token

@@ -13,7 +13,8 @@ pub type Claims = serde_json::Map<String, serde_json::Value>;
 
 /// One client at one identity provider.
 ///
-/// Every call ends within a deadline of ten seconds per request that it makes.
+/// Every call ends by itself: each request that it makes has ten seconds, that of a refresh a
+/// minute.
 pub trait Provider: Send + Sync + fmt::Debug {
     /// The provider id (a wire fact, see `postern_common::crypto::provider_id`).
     fn id(&self) -> &str;

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use postern_common::config::{ClientCredentials, Config, ProviderKind, ProviderOptions};
 
 use crate::client_auth::Client;
@@ -231,6 +233,33 @@ impl Providers {
             &settings.request_params,
         )))
     }
+}
+
+/// Providers that follow the configuration, for everyone in this process. The task behind it ends
+/// with the configuration's sender or the last receiver.
+pub fn follow(
+    mut config: watch::Receiver<Arc<Config>>,
+    http: HttpClient,
+) -> watch::Receiver<Arc<Providers>> {
+    let first = Providers::new(
+        ProviderSettings::all(&config.borrow_and_update()),
+        &http,
+        None,
+    );
+    let (sender, receiver) = watch::channel(Arc::new(first));
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                changed = config.changed() => if changed.is_err() { return },
+                () = sender.closed() => return,
+            }
+            let settings = ProviderSettings::all(&config.borrow_and_update());
+            let previous = Arc::clone(&sender.borrow());
+            let next = Providers::new(settings, &http, Some(&previous));
+            sender.send_replace(Arc::new(next));
+        }
+    });
+    receiver
 }
 
 /// Kind and issuer of an OpenID Connect provider.

@@ -1,5 +1,7 @@
 //! The answers of a token endpoint (RFC 6749 5), told apart by what they mean for a session.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Deserializer};
@@ -48,16 +50,17 @@ pub(crate) async fn ask(
     client: &Client,
     metadata: &Metadata,
     form: &[(&str, &str)],
+    deadline: Duration,
 ) -> Result<TokenResponse, ProviderError> {
     let method = client.method(metadata)?;
-    let first = ask_once(http, client, metadata, form, method).await;
+    let first = ask_once(http, client, metadata, form, method, deadline).await;
     let Err(ProviderError::Misconfigured(refusal)) = &first else {
         return first;
     };
     if refusal.error != "invalid_client" || !may_learn(metadata, method) {
         return first;
     }
-    match ask_once(http, client, metadata, form, Method::Post).await {
+    match ask_once(http, client, metadata, form, Method::Post, deadline).await {
         Ok(response) => {
             client.learn_post();
             Ok(response)
@@ -73,9 +76,13 @@ async fn ask_once(
     metadata: &Metadata,
     form: &[(&str, &str)],
     method: Method,
+    deadline: Duration,
 ) -> Result<TokenResponse, ProviderError> {
     let answer = http
-        .call(client.request(&metadata.token_endpoint, form, method)?)
+        .call_within(
+            client.request(&metadata.token_endpoint, form, method)?,
+            deadline,
+        )
         .await?;
     // Some report errors with status 200.
     if answer.status.is_success() && error_body(&answer.body).is_none() {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use postern_common::config::ProviderKind;
 
 use super::idp::*;
-use crate::{ProviderError, Providers, Refresh};
+use crate::{ProviderError, Providers, REFRESH_DEADLINE, Refresh};
 
 const DISCOVERY: &str = "/.well-known/openid-configuration";
 
@@ -158,7 +158,7 @@ async fn w6_trouble_at_the_provider_is_no_refusal() {
     let idp = Idp::new();
     let provider = idp.provider();
     sign_in(&*provider).await.unwrap();
-    idp.set(|s| s.delay = Duration::from_secs(11));
+    idp.set(|s| s.delay = REFRESH_DEADLINE + Duration::from_secs(1));
     assert!(matches!(
         provider.refresh(ask).await,
         Err(ProviderError::Unreachable { .. })
