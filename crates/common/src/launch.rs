@@ -183,6 +183,7 @@ fn prepare(
         env!("CARGO_PKG_VERSION"),
         option_env!("POSTERN_REVISION").unwrap_or("unknown"),
     );
+    metrics.add_process(lifecycle.parts());
     let reloads = ConfigMetrics::new(&metrics, &label);
     reloads.loaded(config.checksum, config.routes.len(), Timestamp::now());
     if let Some(options) = &config.metrics {

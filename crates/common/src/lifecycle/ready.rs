@@ -117,6 +117,11 @@ impl Parts {
         });
     }
 
+    /// Replaces all facts of the part.
+    pub fn tell_all(&self, name: &str, attributes: BTreeMap<String, String>) {
+        self.change(|state| state.part(name).attributes = attributes);
+    }
+
     /// No required part holds out.
     pub fn all_ready(&self) -> bool {
         let state = self.lock();

@@ -1,6 +1,6 @@
 //! Calls to a service that runs elsewhere: its URLs become endpoints, its endpoints a transport.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,18 +15,24 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use url::Url;
 
 use super::balance::Balancer;
-use super::connection::{Endpoint, Probing, drive};
+use super::connection::Endpoint;
 use super::discovery::{Discovery, Lookup, Target, TargetError};
+use super::driver::{Probing, drive};
 use super::endpoint::State;
 use super::token::TokenKeys;
-use crate::net::Resolver;
+use crate::config::{Config, Service};
+use crate::lifecycle::Parts;
+use crate::net::{LookupError, Resolver};
 use crate::telemetry::RateLimit;
 use crate::telemetry::metrics::{Labels, Metrics};
+use crate::tls::{Alpn, TlsError, Trust, client_config};
 
 /// One line a peer about failures in this time …
 const FAILURE_LINES: Duration = Duration::from_secs(10);
 /// … and about peers that do not accept us.
 const REJECTED_LINES: Duration = Duration::from_secs(30);
+/// How often the ages of look-ups are told.
+const TELL_AGAIN: Duration = Duration::from_secs(5);
 
 /// A service that runs elsewhere.
 #[derive(Debug, Clone)]
@@ -49,6 +55,68 @@ pub struct RemoteConfig {
     pub probes: ProbeTiming,
     /// Where retries and endpoints are counted.
     pub metrics: CallMetrics,
+    /// Where `/status` tells about the endpoints, as the part `rpc.<service>`.
+    pub parts: Parts,
+}
+
+/// There is no way to a service.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    /// Nobody said where it is.
+    #[error("{service} runs elsewhere but has no URL; set {service}_service_url")]
+    NoUrl {
+        /// Which service.
+        service: Service,
+    },
+    /// A URL cannot be used.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Name resolution cannot be set up.
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+}
+
+impl RemoteConfig {
+    /// The way to authorize or databroker that the configuration describes. `keys` are those
+    /// that sign the caller's own calls.
+    pub fn to(
+        service: Service,
+        config: &Config,
+        keys: TokenKeys,
+        metrics: CallMetrics,
+        parts: &Parts,
+    ) -> Result<Self, RemoteError> {
+        let urls = match service {
+            Service::Authorize => &config.urls.authorize,
+            Service::Databroker => &config.urls.databroker,
+            Service::Proxy | Service::Authenticate => return Err(RemoteError::NoUrl { service }),
+        };
+        if urls.is_empty() {
+            return Err(RemoteError::NoUrl { service });
+        }
+        let trust =
+            Trust::system().and(&config.certificate_authorities, "certificate_authority")?;
+        Ok(Self {
+            urls: urls.clone(),
+            tls: client_config(&trust, Alpn::H2, None)?,
+            certificate_name: config.grpc.override_certificate_name.clone(),
+            service: health_name(service),
+            keys: Some(keys),
+            resolver: Resolver::new(config.dns.clone())?,
+            calls: CallTiming::default(),
+            probes: ProbeTiming::default(),
+            metrics,
+            parts: parts.clone(),
+        })
+    }
+}
+
+/// The name that a service's health goes by, with Pomerium's clients too.
+pub fn health_name(service: Service) -> String {
+    format!("pomerium-{}", service.name())
 }
 
 /// Deadlines of calls.
@@ -108,6 +176,7 @@ pub struct CallMetrics {
     nobody: Family<Labels, Counter>,
     endpoints: Family<Labels, Gauge>,
     ready: Family<Labels, Gauge>,
+    lookup_age: Family<Labels, Gauge>,
 }
 
 impl CallMetrics {
@@ -139,6 +208,11 @@ impl CallMetrics {
                 "Addresses of a service that take calls",
                 Family::default(),
             ),
+            lookup_age: metrics.add(
+                "postern_rpc_lookup_age_seconds",
+                "How long ago DNS last confirmed the addresses behind a URL, seconds",
+                Family::default(),
+            ),
         }
     }
 
@@ -150,6 +224,7 @@ impl CallMetrics {
             nobody: self.nobody.get_or_create_owned(&labels),
             endpoints: self.endpoints.get_or_create_owned(&labels),
             ready: self.ready.get_or_create_owned(&labels),
+            lookup_age: self.lookup_age.clone(),
         }
     }
 }
@@ -162,6 +237,7 @@ pub(super) struct CallCounts {
     nobody: Counter,
     endpoints: Gauge,
     ready: Gauge,
+    lookup_age: Family<Labels, Gauge>,
 }
 
 impl CallCounts {
@@ -212,6 +288,11 @@ impl Remote {
             .collect::<Vec<_>>()
             .join(", ");
         let counts = config.metrics.of(&config.service);
+        let told_in = Told {
+            parts: config.parts,
+            name: format!("rpc.{}", config.service),
+            service: config.service.clone(),
+        };
         let balancer = Arc::new(Balancer::new(told, config.calls, counts));
         let discovery = Arc::new(Discovery::new(targets, config.resolver));
         let probing = Arc::new(Probing {
@@ -225,6 +306,7 @@ impl Remote {
             discovery: Arc::clone(&discovery),
             probing,
             log: Arc::new(PeerLog::new()),
+            told_in: Arc::new(told_in),
             stop: stop.clone(),
         };
         let following = Arc::clone(&discovery).run();
@@ -274,7 +356,59 @@ struct Keeper {
     discovery: Arc<Discovery>,
     probing: Arc<Probing>,
     log: Arc<PeerLog>,
+    told_in: Arc<Told>,
     stop: CancellationToken,
+}
+
+/// Where the state of the endpoints is shown.
+struct Told {
+    parts: Parts,
+    name: String,
+    service: String,
+}
+
+impl Told {
+    fn publish(&self, balancer: &Balancer, discovery: &Discovery) {
+        let endpoints = balancer.endpoints.load();
+        let ready = endpoints
+            .iter()
+            .filter(|endpoint| endpoint.ready().is_some())
+            .count();
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        balancer.counts.endpoints.set(number(endpoints.len()));
+        balancer.counts.ready.set(number(ready));
+        let mut facts = BTreeMap::new();
+        for endpoint in endpoints.iter() {
+            let (state, since) = endpoint.state();
+            facts.insert(
+                endpoint.address.to_string(),
+                format!("{state}, since {since}"),
+            );
+        }
+        for (target, lookup) in discovery.lookups() {
+            let confirmed = lookup.confirmed;
+            let age = confirmed.map(|at| Timestamp::now().duration_since(at).as_secs());
+            let labels = vec![
+                ("service", self.service.clone()),
+                ("url", target.to_string()),
+            ];
+            let never = i64::MAX;
+            balancer
+                .counts
+                .lookup_age
+                .get_or_create(&labels)
+                .set(age.unwrap_or(never));
+            if let Some(why) = lookup.failing {
+                let told = match confirmed {
+                    Some(at) => format!("last confirmed {at}; {why}"),
+                    None => format!("never resolved; {why}"),
+                };
+                facts.insert(target.to_string(), told);
+            }
+        }
+        self.parts.tell_all(&self.name, facts);
+        balancer.changes.send_modify(|count| *count += 1);
+    }
 }
 
 impl Keeper {
@@ -305,9 +439,11 @@ impl Keeper {
                 .map(|(endpoint, _)| Arc::clone(endpoint))
                 .collect();
             self.balancer.endpoints.store(Arc::new(endpoints));
-            publish(&self.balancer);
-            if found.changed().await.is_err() {
-                return;
+            self.told_in.publish(&self.balancer, &self.discovery);
+            tokio::select! {
+                changed = found.changed() => if changed.is_err() { return },
+                // The age of the look-ups is told anew even when nothing changes.
+                () = tokio::time::sleep(TELL_AGAIN) => {}
             }
         }
     }
@@ -318,7 +454,7 @@ impl Keeper {
         removed: CancellationToken,
     ) -> impl Future<Output = ()> + use<> {
         let (balancer, discovery) = (Arc::clone(&self.balancer), Arc::clone(&self.discovery));
-        let log = Arc::clone(&self.log);
+        let (log, told_in) = (Arc::clone(&self.log), Arc::clone(&self.told_in));
         drive(
             endpoint,
             Arc::clone(&self.probing),
@@ -328,22 +464,10 @@ impl Keeper {
                 if matches!(state, State::Waiting { .. }) {
                     discovery.look_again();
                 }
-                publish(&balancer);
+                told_in.publish(&balancer, &discovery);
             },
         )
     }
-}
-
-fn publish(balancer: &Balancer) {
-    let endpoints = balancer.endpoints.load();
-    let ready = endpoints
-        .iter()
-        .filter(|endpoint| endpoint.ready().is_some())
-        .count();
-    let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-    balancer.counts.endpoints.set(number(endpoints.len()));
-    balancer.counts.ready.set(number(ready));
-    balancer.changes.send_modify(|count| *count += 1);
 }
 
 /// Tells about peers, but not every second.

@@ -4,6 +4,7 @@ mod balance;
 pub mod client;
 mod connection;
 pub mod discovery;
+mod driver;
 pub mod endpoint;
 pub mod server;
 pub mod stubs;

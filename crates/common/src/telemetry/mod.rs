@@ -1,5 +1,6 @@
 //! What a process tells about itself: log lines and metrics.
 
+mod collectors;
 pub mod log;
 pub mod metrics;
 pub mod rate_limit;

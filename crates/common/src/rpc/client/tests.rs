@@ -123,6 +123,7 @@ fn config(dns: &TestDns, url: &str) -> RemoteConfig {
             ..ProbeTiming::default()
         },
         metrics: CallMetrics::default(),
+        parts: Parts::default(),
     }
 }
 
@@ -383,6 +384,7 @@ async fn c52_a_replica_with_another_secret_gets_no_calls() {
     let mut config = config(&dns, &format!("http://svc.test:{port}"));
     let keys = TokenKeys::new(vec![ours]);
     config.keys = Some(keys.clone());
+    let parts = config.parts.clone();
     let transport = Transport::remote(config).unwrap();
     until(&transport, "one ready, one refused", |endpoints| {
         endpoints.iter().any(|one| one.state == State::Ready)
@@ -396,6 +398,10 @@ async fn c52_a_replica_with_another_secret_gets_no_calls() {
         client.list(all()).await.unwrap();
     }
     assert_eq!((good.service.calls(), bad.service.calls()), (50, 0));
+    let status = parts.list().remove("rpc.pomerium-test").unwrap();
+    let told = &status.attributes[&bad.address.to_string()];
+    assert!(told.contains("shared secrets differ"), "{told}");
+    assert!(status.attributes[&good.address.to_string()].starts_with("ready, since"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,322 @@
+//! Keeps an endpoint's connection and state true: opens it, asks the peer how it is, and feeds the
+//! machine in `endpoint` with what happens.
+//!
+//! No HTTP/2 PING is ever sent, because Pomerium's servers punish it; a peer's silence shows in
+//! the health `Check` that goes over the same connection. A peer is asked each second only when
+//! its answers say that it is a Postern, else each ten seconds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::body::Body;
+use tonic::service::Interceptor as _;
+use tonic::{Code, Streaming};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+
+use super::VERSION_HEADER;
+use super::client::ProbeTiming;
+use super::connection::{Direct, Endpoint};
+use super::discovery::Target;
+use super::endpoint::{Event, State, next};
+use super::token::TokenKeys;
+use super::transport::TransportError;
+use crate::net::connect::{Cuttable, connect};
+use crate::telemetry::log::chain;
+
+/// TCP, TLS and the HTTP/2 preface together.
+const CONNECT: Duration = Duration::from_secs(2);
+/// Room for record streams: at the default of 64 KiB an initial sync takes twice as long.
+const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// No such method exists: a server that accepts our token says so, one that does not refuses.
+const GREETING: &str = "/postern.rpc.v1.Greeting/Greet";
+
+/// What the driver of an endpoint needs to know.
+#[derive(Debug)]
+pub(super) struct Probing {
+    /// The name that health is asked for.
+    pub(super) service: String,
+    /// To see whether the peer accepts our token.
+    pub(super) keys: Option<TokenKeys>,
+    pub(super) timing: ProbeTiming,
+}
+
+/// Runs an endpoint until it is removed; `changed` is called after each change of its state.
+pub(super) async fn drive(
+    endpoint: Arc<Endpoint>,
+    probing: Arc<Probing>,
+    removed: CancellationToken,
+    changed: impl Fn(&Endpoint, &State),
+) {
+    let mut state = State::new();
+    let mut live = None;
+    loop {
+        let event = tokio::select! {
+            biased;
+            () = removed.cancelled() => break,
+            event = event(&endpoint, &state, &mut live, &probing) => event,
+        };
+        let before = state.clone();
+        let [byte] = crate::crypto::random::bytes();
+        state = next(
+            state,
+            event,
+            std::time::Instant::now(),
+            f64::from(byte) / 255.0,
+        );
+        if matches!(state, State::Waiting { .. }) {
+            // Whatever is still outstanding on it fails now and is asked elsewhere.
+            live = None;
+        }
+        if state != before {
+            let sender = live.as_ref().map(|live: &Live| live.sender.clone());
+            endpoint.show(&state, sender);
+            changed(&endpoint, &state);
+        }
+    }
+    // Answers that are under way are finished: they hold the connection by themselves.
+    if let Some(live) = live {
+        live.leave();
+    }
+    endpoint.show(
+        &State::Refusing {
+            why: "no longer in DNS".to_owned(),
+        },
+        None,
+    );
+    changed(&endpoint, &state);
+}
+
+/// Waits for the next thing to happen in this state.
+async fn event(
+    endpoint: &Endpoint,
+    state: &State,
+    live: &mut Option<Live>,
+    probing: &Probing,
+) -> Event {
+    match (state, live.as_mut()) {
+        (State::Waiting { until, .. }, _) => {
+            tokio::time::sleep_until((*until).into()).await;
+            Event::Due
+        }
+        (State::Connecting { .. }, _) => match Live::open(endpoint).await {
+            Ok(opened) => {
+                *live = Some(opened);
+                Event::Connected
+            }
+            Err(why) => Event::Failed(why),
+        },
+        (State::Probing { .. } | State::Ready | State::Refusing { .. }, Some(live)) => {
+            live.event(probing).await
+        }
+        (State::Probing { .. } | State::Ready | State::Refusing { .. }, None) => {
+            Event::Lost("no connection".to_owned())
+        }
+    }
+}
+
+/// How closely a peer may be watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// Not known yet.
+    First,
+    /// It is a Postern.
+    Quick,
+    /// It may be a Pomerium.
+    Slow,
+}
+
+/// An open connection.
+struct Live {
+    sender: http2::SendRequest<Body>,
+    target: Arc<Target>,
+    /// Ends when the connection does, or when the peer says GOAWAY.
+    running: JoinHandle<String>,
+    /// Cuts the connection, and with it all calls on it.
+    cut: Option<DropGuard>,
+    watch: Option<Streaming<HealthCheckResponse>>,
+    pace: Pace,
+    next_check: Instant,
+    accepted: bool,
+}
+
+impl Live {
+    async fn open(endpoint: &Endpoint) -> Result<Self, String> {
+        let deadline = Instant::now() + CONNECT;
+        let target = &endpoint.target;
+        let stream = connect(endpoint.address, target.tls.as_ref(), CONNECT).await;
+        let stream = stream.map_err(|error| chain(&error))?;
+        if target.tls.is_some() && !stream.is_h2() {
+            return Err("the peer speaks TLS but not HTTP/2; is this a gRPC port?".to_owned());
+        }
+        let cut = CancellationToken::new();
+        let stream = Cuttable::new(stream, &cut);
+        let handshake = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .handshake(TokioIo::new(stream));
+        let (sender, connection) = tokio::time::timeout_at(deadline, handshake)
+            .await
+            .map_err(|_| format!("no HTTP/2 within {CONNECT:?}"))?
+            .map_err(|error| chain(&error))?;
+        let running = tokio::spawn(async move {
+            match connection.await {
+                Ok(()) => "the peer closed the connection".to_owned(),
+                Err(error) => chain(&error),
+            }
+        });
+        Ok(Self {
+            sender,
+            target: Arc::clone(target),
+            running,
+            cut: Some(cut.drop_guard()),
+            watch: None,
+            pace: Pace::First,
+            next_check: Instant::now(),
+            accepted: false,
+        })
+    }
+
+    /// Takes no part in the connection any more, without cutting it.
+    fn leave(mut self) {
+        if let Some(cut) = self.cut.take() {
+            cut.disarm();
+        }
+    }
+
+    fn health(&self) -> HealthClient<Direct> {
+        HealthClient::new(Direct {
+            sender: self.sender.clone(),
+            target: Arc::clone(&self.target),
+        })
+    }
+
+    async fn event(&mut self, probing: &Probing) -> Event {
+        loop {
+            let told = async {
+                match self.watch.as_mut() {
+                    Some(watch) => watch.message().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                ended = &mut self.running => {
+                    // After GOAWAY the answers under way are still coming: don't cut them.
+                    if let Some(cut) = self.cut.take() {
+                        cut.disarm();
+                    }
+                    return Event::Lost(ended.unwrap_or_else(|error| error.to_string()));
+                }
+                told = told => match told {
+                    Ok(Some(told)) if self.accepted => return verdict(told.status),
+                    Ok(Some(_)) => {}
+                    // The stream has ended; checks go on.
+                    Ok(None) | Err(_) => self.watch = None,
+                },
+                () = tokio::time::sleep_until(self.next_check) => return self.check(probing).await,
+            }
+        }
+    }
+
+    /// One round of questions to the peer.
+    async fn check(&mut self, probing: &Probing) -> Event {
+        let timing = probing.timing;
+        let patience = match self.pace {
+            Pace::First => timing.first_patience,
+            Pace::Quick => timing.quick_patience,
+            Pace::Slow => timing.slow_patience,
+        };
+        let event = tokio::time::timeout(patience, self.questions(probing)).await;
+        let interval = match self.pace {
+            Pace::First | Pace::Quick => timing.quick_interval,
+            Pace::Slow => timing.slow_interval,
+        };
+        self.next_check = Instant::now() + interval;
+        event.unwrap_or(Event::Silent)
+    }
+
+    async fn questions(&mut self, probing: &Probing) -> Event {
+        let request = HealthCheckRequest {
+            service: probing.service.clone(),
+        };
+        let checked = self.health().check(request.clone()).await;
+        let metadata = match &checked {
+            Ok(answer) => answer.metadata(),
+            Err(status) => status.metadata(),
+        };
+        self.pace = if metadata.contains_key(VERSION_HEADER) {
+            Pace::Quick
+        } else {
+            Pace::Slow
+        };
+        let event = match checked {
+            Ok(answer) => verdict(answer.into_inner().status),
+            // It has no health service: what it answers is a sign of life all the same.
+            Err(status) if status.code() == Code::Unimplemented => Event::Serving,
+            Err(status) => match TransportError::behind(&status) {
+                Some(error) => Event::Lost(error.to_string()),
+                None => Event::Rejected(format!("health: {}", status.message())),
+            },
+        };
+        if !matches!(event, Event::Serving | Event::NotServing) {
+            return event;
+        }
+        if !self.accepted {
+            if let Some(keys) = &probing.keys
+                && let Err(why) = self.greet(keys).await
+            {
+                return Event::Rejected(why);
+            }
+            self.accepted = true;
+        }
+        if self.pace == Pace::Quick && self.watch.is_none() {
+            // Only a shortcut: whether it can be opened does not matter.
+            self.watch = self
+                .health()
+                .watch(request)
+                .await
+                .ok()
+                .map(tonic::Response::into_inner);
+        }
+        event
+    }
+
+    /// Whether the peer accepts our token.
+    async fn greet(&self, keys: &TokenKeys) -> Result<(), String> {
+        let request = keys
+            .for_client()
+            .call(tonic::Request::new(()))
+            .map_err(|status| status.message().to_owned())?;
+        let direct = Direct {
+            sender: self.sender.clone(),
+            target: Arc::clone(&self.target),
+        };
+        let mut client = tonic::client::Grpc::new(direct);
+        let path = PathAndQuery::from_static(GREETING);
+        let codec = tonic_prost::ProstCodec::<(), ()>::default();
+        match client.unary(request, path, codec).await {
+            Err(status) if status.code() == Code::Unauthenticated => Err(format!(
+                "shared secrets differ: it does not accept our token ({})",
+                status.message()
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn verdict(status: i32) -> Event {
+    if status == i32::from(ServingStatus::Serving) {
+        Event::Serving
+    } else {
+        Event::NotServing
+    }
+}
