@@ -2,6 +2,7 @@
 
 use crate::config::{Config, Service};
 use crate::http_client::HttpsClient;
+use crate::lifecycle::Parts;
 use crate::net::{LookupError, Resolver};
 use crate::rpc::Transport;
 use crate::rpc::client::{CallMetrics, CallTiming, ProbeTiming, RemoteConfig};
@@ -16,6 +17,7 @@ pub struct Peers {
     trust: Trust,
     keys: TokenKeys,
     calls: CallMetrics,
+    parts: Parts,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -35,12 +37,18 @@ pub enum PeersError {
 }
 
 impl Peers {
-    pub fn new(config: &Config, keys: TokenKeys, metrics: &Metrics) -> Result<Self, PeersError> {
+    pub fn new(
+        config: &Config,
+        keys: TokenKeys,
+        metrics: &Metrics,
+        parts: &Parts,
+    ) -> Result<Self, PeersError> {
         Ok(Self {
             resolver: Resolver::new(config.dns.clone())?,
             trust: Trust::system().and(&config.certificate_authorities, "certificate_authority")?,
             keys,
             calls: CallMetrics::new(metrics),
+            parts: parts.clone(),
         })
     }
 
@@ -68,6 +76,7 @@ impl Peers {
             calls: CallTiming::default(),
             probes: ProbeTiming::default(),
             metrics: self.calls.clone(),
+            parts: self.parts.clone(),
         })
         .map_err(|source| PeersError::Url { service, source })
     }

@@ -20,12 +20,10 @@ use super::discovery::{Discovery, Lookup, Target, TargetError};
 use super::driver::{Probing, drive};
 use super::endpoint::State;
 use super::token::TokenKeys;
-use crate::config::{Config, Service};
 use crate::lifecycle::Parts;
-use crate::net::{LookupError, Resolver};
+use crate::net::Resolver;
 use crate::telemetry::RateLimit;
 use crate::telemetry::metrics::{Labels, Metrics};
-use crate::tls::{Alpn, TlsError, Trust, client_config};
 
 /// One line a peer about failures in this time …
 const FAILURE_LINES: Duration = Duration::from_secs(10);
@@ -57,66 +55,6 @@ pub struct RemoteConfig {
     pub metrics: CallMetrics,
     /// Where `/status` tells about the endpoints, as the part `rpc.<service>`.
     pub parts: Parts,
-}
-
-/// There is no way to a service.
-#[derive(Debug, thiserror::Error)]
-pub enum RemoteError {
-    /// Nobody said where it is.
-    #[error("{service} runs elsewhere but has no URL; set {service}_service_url")]
-    NoUrl {
-        /// Which service.
-        service: Service,
-    },
-    /// A URL cannot be used.
-    #[error(transparent)]
-    Target(#[from] TargetError),
-    /// TLS cannot be set up.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// Name resolution cannot be set up.
-    #[error(transparent)]
-    Lookup(#[from] LookupError),
-}
-
-impl RemoteConfig {
-    /// The way to authorize or databroker that the configuration describes. `keys` are those
-    /// that sign the caller's own calls.
-    pub fn to(
-        service: Service,
-        config: &Config,
-        keys: TokenKeys,
-        metrics: CallMetrics,
-        parts: &Parts,
-    ) -> Result<Self, RemoteError> {
-        let urls = match service {
-            Service::Authorize => &config.urls.authorize,
-            Service::Databroker => &config.urls.databroker,
-            Service::Proxy | Service::Authenticate => return Err(RemoteError::NoUrl { service }),
-        };
-        if urls.is_empty() {
-            return Err(RemoteError::NoUrl { service });
-        }
-        let trust =
-            Trust::system().and(&config.certificate_authorities, "certificate_authority")?;
-        Ok(Self {
-            urls: urls.clone(),
-            tls: client_config(&trust, Alpn::H2, None)?,
-            certificate_name: config.grpc.override_certificate_name.clone(),
-            service: health_name(service),
-            keys: Some(keys),
-            resolver: Resolver::new(config.dns.clone())?,
-            calls: CallTiming::default(),
-            probes: ProbeTiming::default(),
-            metrics,
-            parts: parts.clone(),
-        })
-    }
-}
-
-/// The name that a service's health goes by, with Pomerium's clients too.
-pub fn health_name(service: Service) -> String {
-    format!("pomerium-{}", service.name())
 }
 
 /// Deadlines of calls.
