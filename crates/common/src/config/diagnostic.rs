@@ -46,6 +46,8 @@ pub mod code {
     pub const SHADOWED: &str = "shadowed-route";
     pub const DIFFERENCE: &str = "differs-from-pomerium";
     pub const INSECURE: &str = "insecure";
+    /// More hosts or people than one may think get to see something.
+    pub const EXPOSED: &str = "exposed";
 }
 
 /// One thing to say.
@@ -193,7 +195,7 @@ impl Excerpt {
 /// A text that could not be parsed has no known secrets. Of its lines only what stands before the
 /// first value is shown, unless the key is known to be harmless.
 fn may_show_unparsed(line: &str, offset: usize) -> bool {
-    let Some((key, _)) = line.split_once(':') else {
+    let Some((key, value)) = line.split_once(':') else {
         // No key: the inside of something, maybe of a key in PEM. List items are shown.
         return line
             .trim_start()
@@ -206,7 +208,40 @@ fn may_show_unparsed(line: &str, offset: usize) -> bool {
     let name = key
         .trim_start_matches([' ', '\t', '-', '{', '"'])
         .trim_end_matches(['"', ' ']);
+    // A flow map holds more than the first key, and a URL may hold a password.
+    let telling = [
+        "secret",
+        "key",
+        "token",
+        "password",
+        "authorization",
+        "@",
+        "-----",
+    ];
+    let value = value.to_ascii_lowercase();
     super::keys::find_anywhere(name).is_some_and(|key| !key.kind.is_secret())
+        && !telling.iter().any(|word| value.contains(word))
+}
+
+/// Messages quote what was written; a user name and password in a URL are not quoted.
+fn without_credentials(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("://") {
+        let end = after
+            .find(|c: char| c.is_whitespace() || "/`'\"".contains(c))
+            .unwrap_or(after.len());
+        let (authority, next) = after.split_at(end);
+        let shown = authority
+            .rsplit_once('@')
+            .map_or(authority.to_owned(), |(_, host)| format!("…@{host}"));
+        out.push_str(before);
+        out.push_str("://");
+        out.push_str(&shown);
+        rest = next;
+    }
+    out.push_str(rest);
+    out
 }
 
 /// Everything there is to say about one configuration.
@@ -214,7 +249,9 @@ fn may_show_unparsed(line: &str, offset: usize) -> bool {
 pub struct Diagnostics(Vec<Diagnostic>);
 
 impl Diagnostics {
-    pub fn push(&mut self, diagnostic: Diagnostic) {
+    pub fn push(&mut self, mut diagnostic: Diagnostic) {
+        diagnostic.message = without_credentials(&diagnostic.message);
+        diagnostic.help = diagnostic.help.as_deref().map(without_credentials);
         self.0.push(diagnostic);
     }
 
@@ -286,6 +323,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn s16_credentials_in_urls_are_not_quoted() {
+        let mut diagnostics = Diagnostics::default();
+        diagnostics.push(Diagnostic::error(
+            code::INVALID_VALUE,
+            "`a://u:p@h/x` and b://u@h:1, not https://h/a@b",
+        ));
+        assert!(
+            diagnostics
+                .to_string()
+                .contains("`a://…@h/x` and b://…@h:1, not https://h/a@b")
+        );
+    }
+
+    #[test]
     fn looks_like_a_compilers() {
         let source = SourceText::new("config.yaml", "a: 1\nidle_timout: 5m\n");
         source.mask(Vec::new());
@@ -325,6 +376,8 @@ mod tests {
             "shared_secret: hunter2]",
             "  hunter2AAA",
             "- cookie_secret: hunter2",
+            "{address: ':1', shared_secret: hunter2}",
+            "idp_provider_url: https://u:hunter2@h",
         ] {
             let place = Place::Text {
                 source: SourceText::new("c.yaml", line),

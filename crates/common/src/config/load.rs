@@ -143,6 +143,7 @@ fn finish(
     let config = map.and_then(|mut map| {
         mask::secrets(&map);
         source::overlay(&mut map, &origin.environment, &mut load.diagnostics);
+        mask::secrets(&map);
         config(&mut load, &map, origin)
     });
     let Load {

@@ -50,6 +50,8 @@ pub enum Look {
 #[derive(Debug, Clone, Default)]
 pub struct Map {
     pub entries: Vec<(At<String>, Node)>,
+    /// Values that count for nothing, as their key was there before. They may be secrets.
+    pub(super) dropped: Vec<Node>,
 }
 
 impl Node {

@@ -48,6 +48,20 @@ fn table(page: &mut String, title: &str, keys: &[Key]) {
 
 #[cfg(test)]
 mod tests {
+    /// The page in the repository; `BLESS=1` writes it anew.
+    #[test]
+    fn the_page_is_up_to_date() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuration.md");
+        if std::env::var_os("BLESS").is_some() {
+            std::fs::write(file, super::markdown()).unwrap();
+        }
+        let page = std::fs::read_to_string(file).unwrap_or_default();
+        assert!(
+            page == super::markdown(),
+            "docs/configuration.md is not what the tables give: run this test with BLESS=1"
+        );
+    }
+
     #[test]
     fn every_key_is_on_the_page() {
         let page = super::markdown();

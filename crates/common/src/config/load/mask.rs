@@ -8,28 +8,54 @@ use super::super::place::{Place, SourceText};
 use super::super::source::{Map, Node, Value};
 
 /// Marks values of secret keys, of unknown ones (they may be misspelt secrets), and whatever looks
-/// like a credential.
+/// like a credential, in every text that the tree came from. A text keeps its first marks.
 pub fn secrets(root: &Map) {
-    let mut found = Found {
-        ranges: Vec::new(),
-        source: None,
-    };
+    let mut found = Found::default();
     map(&mut found, root, GLOBAL);
-    if let Some(source) = found.source {
-        source.mask(found.ranges);
+    found.apply();
+}
+
+/// Marks what looks like a credential in a text within the text.
+pub fn embedded(node: &Node) {
+    let mut found = Found::default();
+    suspicious(&mut found, node);
+    found.see(&node.place, None);
+    found.apply();
+}
+
+/// Ranges to hide, by text.
+#[derive(Default)]
+struct Found(Vec<(Arc<SourceText>, Vec<Range<usize>>)>);
+
+impl Found {
+    /// Notes that a text was read, and maybe a range of it that must not be shown.
+    fn see(&mut self, place: &Place, hidden: Option<Range<usize>>) {
+        let Place::Text { source, .. } = place else {
+            return;
+        };
+        match self
+            .0
+            .iter_mut()
+            .find(|(known, _)| Arc::ptr_eq(known, source))
+        {
+            Some((_, ranges)) => ranges.extend(hidden),
+            None => self
+                .0
+                .push((Arc::clone(source), hidden.into_iter().collect())),
+        }
+    }
+
+    fn apply(self) {
+        for (source, ranges) in self.0 {
+            source.mask(ranges);
+        }
     }
 }
 
-struct Found {
-    ranges: Vec<Range<usize>>,
-    source: Option<Arc<SourceText>>,
-}
-
 fn map(found: &mut Found, map: &Map, table: &[Key]) {
+    map.dropped.iter().for_each(|node| hide(found, node));
     for (name, node) in &map.entries {
-        if let Place::Text { source, .. } = &name.place {
-            found.source.get_or_insert_with(|| Arc::clone(source));
-        }
+        found.see(&name.place, None);
         match keys::find(table, &name.value).map(|key| key.kind) {
             None => hide(found, node),
             Some(kind) if kind.is_secret() => hide(found, node),
@@ -45,7 +71,7 @@ fn each(found: &mut Found, node: &Node, table: &[Key]) {
     match &node.value {
         Value::Map(inner) => map(found, inner, table),
         Value::List(items) => items.iter().for_each(|item| each(found, item, table)),
-        Value::Null | Value::Scalar(_) => {}
+        Value::Null | Value::Scalar(_) => credentials(found, node),
     }
 }
 
@@ -54,7 +80,7 @@ fn hide(found: &mut Found, node: &Node) {
         Value::Null => {}
         Value::Scalar(_) => {
             if let Place::Text { span, .. } = &node.place {
-                found.ranges.push(span.clone());
+                found.see(&node.place, Some(span.clone()));
             }
         }
         Value::List(items) => items.iter().for_each(|item| hide(found, item)),
@@ -103,6 +129,10 @@ fn credentials(found: &mut Found, node: &Node) {
             }
         }
         Value::List(items) => items.iter().for_each(|item| credentials(found, item)),
-        Value::Map(_) | Value::Null => {}
+        Value::Map(map) => map
+            .entries
+            .iter()
+            .for_each(|(_, node)| credentials(found, node)),
+        Value::Null => {}
     }
 }

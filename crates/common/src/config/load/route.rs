@@ -24,7 +24,7 @@ use super::super::route::{
     RouteTarget, Secret,
 };
 use super::super::source::{Node, Value};
-use super::reader::{Load, Section, check_keys};
+use super::reader::{Load, Section, check_keys, scalar};
 use super::{checksum, http, sign_in};
 
 /// What routes take over from the rest of the configuration.
@@ -108,6 +108,9 @@ fn route(
     node: &Node,
     defaults: &Defaults<'_>,
 ) -> Option<Route> {
+    if left_out(load, section) {
+        return None;
+    }
     let errors = load.diagnostics.count(Severity::Error);
     let from = from::from(load, section);
     let matcher = matcher::matcher(load, section, from.as_ref(), defaults.path);
@@ -178,6 +181,48 @@ fn route(
         response_headers,
         kubernetes_token,
     })
+}
+
+/// Kinds of routes that Pomerium has and Postern not yet: told, and left out, so that the rest of
+/// the file still serves.
+fn left_out(load: &mut Load<'_>, section: Section<'_>) -> bool {
+    let foreign = |text: &At<String>, schemes: &[&str]| {
+        let scheme = text
+            .value
+            .trim()
+            .split_once("://")
+            .map_or("", |(scheme, _)| scheme);
+        schemes
+            .contains(&scheme)
+            .then(|| (scheme.to_owned(), text.place.clone()))
+    };
+    let from = section.node("from").and_then(scalar);
+    let to: Vec<At<String>> = match section.node("to") {
+        Some(Node {
+            value: Value::List(items),
+            ..
+        }) => items.iter().filter_map(scalar).collect(),
+        Some(node) => scalar(node).into_iter().collect(),
+        None => Vec::new(),
+    };
+    let found = from
+        .iter()
+        .find_map(|from| foreign(from, &["ssh", "udp+https"]))
+        .or_else(|| {
+            to.iter()
+                .find_map(|to| foreign(to, &["ssh", "udp", "unix", "https+unix"]))
+        });
+    let Some((scheme, place)) = found else {
+        return false;
+    };
+    load.say(
+        Diagnostic::warning(
+            code::UNSUPPORTED,
+            format!("this route is left out: {scheme} is not supported yet"),
+        )
+        .at(&place),
+    );
+    true
 }
 
 fn texts(list: Option<Vec<At<String>>>) -> Vec<String> {

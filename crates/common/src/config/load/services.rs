@@ -365,6 +365,7 @@ pub fn grpc(load: &mut Load<'_>, root: Section<'_>, services: &Services) -> Grpc
                 .at(&node.place),
             );
     }
+    clear_text_peers(load, root);
     Grpc {
         listener: if insecure {
             GrpcListenerSecurity::ClearText
@@ -381,4 +382,41 @@ pub fn grpc(load: &mut Load<'_>, root: Section<'_>, services: &Services) -> Grpc
             ExtAuthzCallers::OwnServicesOnly
         },
     }
+}
+
+/// What travels between hosts without TLS can be read, sessions and assertions included.
+fn clear_text_peers(load: &mut Load<'_>, root: Section<'_>) {
+    let keys = [
+        "authorize_service_url",
+        "authorize_service_urls",
+        "authorize_internal_service_url",
+        "databroker_service_url",
+        "databroker_service_urls",
+    ];
+    for key in keys {
+        let urls = root.list(load, key).unwrap_or_default();
+        let clear = urls
+            .into_iter()
+            .find(|url| url.value.starts_with("http://") && !is_loopback_url(&url.value));
+        if let Some(url) = clear {
+            load.say(
+                Diagnostic::note(
+                    code::EXPOSED,
+                    format!(
+                        "`{key}` is in clear text: on a network that others can listen to use https"
+                    ),
+                )
+                .at(&url.place),
+            );
+        }
+    }
+}
+
+fn is_loopback_url(text: &str) -> bool {
+    Url::parse(text).is_ok_and(|url| match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    })
 }

@@ -184,8 +184,8 @@ pub fn cookie(load: &mut Load<'_>, root: Section<'_>) -> CookieOptions {
     let domain = root.text(load, "cookie_domain");
     if let Some(domain) = &domain {
         load.say(
-            Diagnostic::note(
-                code::INSECURE,
+            Diagnostic::warning(
+                code::EXPOSED,
                 format!("with `cookie_domain` every host below {} gets the session cookie, also those that are not routes", domain.value),
             )
             .at(&domain.place),

@@ -581,7 +581,10 @@ fn upstreams() {
             "to: ['tcp://a:1', 'http://b']",
             "`to` mixes tcp with other schemes",
         ),
-        ("to: 'unix:///x'", "the scheme `unix` is not supported yet"),
+        (
+            "to: 'unix:///x'",
+            "warning[not-supported-yet]: this route is left out: unix is not supported yet",
+        ),
         ("to: 'gopher://x'", "there is no scheme `gopher`"),
         ("to: []", "leads nowhere"),
         ("name: x", "leads nowhere"),
@@ -962,4 +965,119 @@ fn the_pages_example_is_valid_in_every_place() {
         authenticate.listen.public,
         Some("[::]:8443".parse().unwrap())
     );
+}
+
+#[test]
+fn kinds_of_routes_that_are_not_supported_yet_do_not_stop_the_others() {
+    let loaded = loaded(
+        "routes: [{from: 'ssh://host', to: 'ssh://up:22', policy: []}, {from: https://a, to: http://b, allow_any_authenticated_user: true}]\n",
+    );
+    assert!(
+        loaded
+            .diagnostics
+            .to_string()
+            .contains("this route is left out: ssh is not supported yet")
+    );
+    assert_eq!(loaded.config.unwrap().routes.len(), 1);
+}
+
+#[test]
+fn a_denied_file_is_told_with_owner_mode_and_remedy() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+    let text = unreadable(file.path(), &denied);
+    for part in [
+        "permission denied for",
+        "it belongs to user ",
+        "with mode 0600",
+        "this process is user ",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    let help = remedy(file.path(), &denied).unwrap();
+    assert!(
+        help.starts_with(&format!("chmod 644 {}", file.path().display())),
+        "{help}"
+    );
+}
+
+#[test]
+fn c74_a_cookie_for_a_whole_domain_is_warned_of() {
+    assert!(
+        said("cookie_domain: corp.test\n")
+            .contains("warning[exposed]: with `cookie_domain` every host below corp.test")
+    );
+}
+
+mod any_text {
+    use super::*;
+    use crate::config::keys::Key;
+    use proptest::prelude::*;
+
+    fn value() -> impl Strategy<Value = String> {
+        prop::sample::select(vec![
+            "''",
+            "~",
+            "x",
+            "-1",
+            "99999999999999999999",
+            "true",
+            "1e9",
+            "[]",
+            "{}",
+            "[[]]",
+            "{a: {b: []}}",
+            "':443'",
+            "'[::1]:1'",
+            "https://a.b",
+            "'https://u:hunter2@h'",
+            "5s",
+            "5",
+            "'a,b'",
+            "[a, 1, ~]",
+            "{a: b}",
+            "'*'",
+            "'%'",
+            "'\\0'",
+            "'ä'",
+            "/etc/hostname",
+            "[{}]",
+            "[{from: https://x}]",
+            "[{from: 'https://*', to: ['http://a,1', 'http://b,2'], policy: {allow: 1}}]",
+            "&x [*x]",
+            "!!str 5",
+        ])
+        .prop_map(str::to_owned)
+    }
+
+    fn entries(table: &'static [Key], indent: &'static str) -> impl Strategy<Value = String> {
+        let name = prop::sample::select(table.iter().map(|key| key.name).collect::<Vec<_>>());
+        prop::collection::vec((name, value()), 0..6).prop_map(move |entries| {
+            entries
+                .iter()
+                .map(|(name, value)| format!("{indent}{name}: {value}\n"))
+                .collect()
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        /// Whatever stands in a file: loading ends, tells of errors exactly when there is no
+        /// configuration, and shows no secret.
+        #[test]
+        fn s52_any_configuration_is_handled(global in entries(GLOBAL, ""), route in entries(ROUTE, "  ")) {
+            let text = format!("{}{global}policy:\n-\n{route}", base());
+            let loaded = loaded_with(&text, &[]);
+            prop_assert_eq!(loaded.config.is_none(), loaded.diagnostics.has_errors(), "{}\n{}", text, loaded.diagnostics);
+            let said = loaded.diagnostics.to_string();
+            prop_assert!(!said.contains("hunter2") && !said.contains("for-tests-only"), "{}", said);
+        }
+
+        #[test]
+        fn s52_any_text_is_handled(text in "[a-z:\\[\\]{}*&!|>'\"\n -]{0,80}") {
+            let loaded = loaded_with(&text, &[]);
+            prop_assert!(loaded.diagnostics.has_errors());
+        }
+    }
 }

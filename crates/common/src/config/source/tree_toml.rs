@@ -54,6 +54,7 @@ fn map(source: &Arc<SourceText>, table: &DeTable<'_>) -> Map {
     entries.sort_by_key(|(start, _)| *start);
     Map {
         entries: entries.into_iter().map(|(_, entry)| entry).collect(),
+        ..Map::default()
     }
 }
 

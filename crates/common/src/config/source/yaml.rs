@@ -158,6 +158,8 @@ impl Builder<'_> {
                 for (key, node) in merged.into_iter().flat_map(|m| m.entries) {
                     if map.get(&key.value).is_none() {
                         map.entries.push((key, node));
+                    } else {
+                        map.dropped.push(node);
                     }
                 }
                 Value::Map(map)
@@ -215,14 +217,17 @@ impl Builder<'_> {
                     .iter()
                     .find(|(known, _)| known.value == name.value)
                 {
-                    Some((first, _)) => self.diagnostics.push(
-                        Diagnostic::error(
-                            code::DUPLICATE_KEY,
-                            format!("`{}` stands here a second time", name.value),
-                        )
-                        .at(&name.place)
-                        .help(format!("the first is at {}", first.place)),
-                    ),
+                    Some((first, _)) => {
+                        self.diagnostics.push(
+                            Diagnostic::error(
+                                code::DUPLICATE_KEY,
+                                format!("`{}` stands here a second time", name.value),
+                            )
+                            .at(&name.place)
+                            .help(format!("the first is at {}", first.place)),
+                        );
+                        map.dropped.push(node);
+                    }
                     None => map.entries.push((name, node)),
                 },
             },

@@ -10,6 +10,7 @@ use super::super::super::diagnostic::{Diagnostic, Diagnostics, code};
 use super::super::super::options::MtlsEnforcement;
 use super::super::super::place::{At, Place, SourceText};
 use super::super::super::source::{Node, Value, parse_yaml};
+use super::super::mask;
 use super::super::reader::{Load, Section};
 
 pub fn policy(
@@ -179,11 +180,13 @@ fn written(load: &mut Load<'_>, section: Section<'_>) -> Option<Option<Node>> {
         return Some(Some(node.clone()));
     };
     let source = SourceText::new(format!("policy ({})", node.place), scalar.text.as_str());
-    source.mask(Vec::new());
     let mut found = Diagnostics::default();
     let parsed = parse_yaml(&Arc::clone(&source), &mut found);
     for diagnostic in &found {
         load.say(diagnostic.clone());
+    }
+    if let Some(node) = &parsed {
+        mask::embedded(node);
     }
     parsed.map(Some)
 }

@@ -36,9 +36,6 @@ pub fn from(load: &mut Load<'_>, section: Section<'_>) -> Option<RouteFrom> {
         Some(("https", _)) => ("https", written.to_owned()),
         Some(("http", _)) => ("http", written.to_owned()),
         Some(("tcp+https", rest)) => ("tcp", format!("https://{rest}")),
-        Some(("udp+https" | "ssh", _)) => {
-            return complain("UDP and SSH routes are not supported yet");
-        }
         Some((other, _)) => return complain(&format!("there is no scheme `{other}`")),
         None => return complain("this is no URL"),
     };

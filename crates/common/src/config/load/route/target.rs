@@ -264,9 +264,6 @@ fn endpoint(load: &mut Load<'_>, text: &At<String>) -> Option<To> {
         "https" => (UpstreamProtocol::Https, Some(443)),
         "h2c" => (UpstreamProtocol::H2c, Some(80)),
         "tcp" => (UpstreamProtocol::Tcp, None),
-        "udp" | "ssh" | "unix" | "https+unix" => {
-            return complain(format!("the scheme `{scheme}` is not supported yet"));
-        }
         other => return complain(format!("there is no scheme `{other}`")),
     };
     // As http, so that the host is read the same for every scheme.
