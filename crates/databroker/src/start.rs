@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Databroker;
 use crate::feed::State;
+use crate::manager::{self, ManagerError};
 use crate::storage::local::{Local, OpenError};
 use crate::storage::postgres::settings::{Settings, SettingsError};
 use crate::storage::postgres::{Postgres, TlsError};
@@ -28,9 +29,12 @@ pub enum StartError {
     ConnectionString(#[from] SettingsError),
     #[error("TLS to Postgres, as databroker_storage_connection_string asks for it")]
     PostgresTls(#[from] TlsError),
+    #[error(transparent)]
+    Manager(#[from] ManagerError),
 }
 
-/// Opens the storage that the configuration names and starts a databroker on it. Readiness and
+/// Opens the storage that the configuration names and starts a databroker on it, with its identity
+/// manager. Readiness and
 /// `/status` follow the storage.
 pub fn start(launched: &Launched) -> Result<Databroker, StartError> {
     let config = Arc::clone(&launched.config.borrow());
@@ -53,6 +57,7 @@ pub fn start(launched: &Launched) -> Result<Databroker, StartError> {
         matters,
         first,
     ));
+    manager::start(&databroker, launched)?;
     Ok(databroker)
 }
 

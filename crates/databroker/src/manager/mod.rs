@@ -15,6 +15,7 @@ mod job;
 mod lease;
 mod record;
 mod schedule;
+mod start;
 mod table;
 
 #[cfg(test)]
@@ -41,6 +42,7 @@ use job::Worker;
 use table::Table;
 
 pub use schedule::IdTokenExpiry;
+pub use start::{ManagerError, start};
 
 pub(crate) type Client = DataBrokerServiceClient<InterceptedService<Transport, ClientToken>>;
 
