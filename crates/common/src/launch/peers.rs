@@ -37,19 +37,20 @@ pub enum PeersError {
 }
 
 impl Peers {
-    pub fn new(
-        config: &Config,
-        keys: TokenKeys,
-        metrics: &Metrics,
-        parts: &Parts,
-    ) -> Result<Self, PeersError> {
+    pub fn new(config: &Config, keys: TokenKeys, metrics: &Metrics) -> Result<Self, PeersError> {
         Ok(Self {
             resolver: Resolver::new(config.dns.clone())?,
             trust: Trust::system().and(&config.certificate_authorities, "certificate_authority")?,
             keys,
             calls: CallMetrics::new(metrics),
-            parts: parts.clone(),
+            parts: Parts::default(),
         })
+    }
+
+    /// From now on `/status` tells how the endpoints of other services stand.
+    pub fn telling(mut self, parts: &Parts) -> Self {
+        self.parts = parts.clone();
+        self
     }
 
     /// For calls to identity providers.
