@@ -5,6 +5,8 @@ use std::sync::Arc;
 use postern_common::config::{Config, Service, StorageOptions};
 use postern_common::launch::Launched;
 use postern_common::lifecycle::{Lifecycle, NotReady};
+use postern_common::net::resolver::{LookupError, Resolver};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +29,8 @@ pub enum StartError {
     File(#[from] OpenError),
     #[error("databroker_storage_connection_string")]
     ConnectionString(#[from] SettingsError),
+    #[error("name resolution")]
+    Resolver(#[from] LookupError),
     #[error("TLS to Postgres, as databroker_storage_connection_string asks for it")]
     PostgresTls(#[from] TlsError),
     #[error(transparent)]
@@ -38,7 +42,8 @@ pub enum StartError {
 /// `/status` follow the storage.
 pub fn start(launched: &Launched) -> Result<Databroker, StartError> {
     let config = Arc::clone(&launched.config.borrow());
-    let storage = open(&config, launched.lifecycle.stopping())?;
+    let payloads = Payloads::sealed(&config.secrets.storage, &config.secrets.shared);
+    let storage = open(&config, payloads.clone(), launched.lifecycle.stopping())?;
     let databroker = Databroker::start(
         storage,
         Housekeeping::default(),
@@ -51,28 +56,54 @@ pub fn start(launched: &Launched) -> Result<Databroker, StartError> {
         Matters::ToTheProcess
     };
     let first = launched.lifecycle.not_ready(Service::Databroker.name());
+    let up = launched.metrics.add(
+        "postern_databroker_storage_up",
+        "1 while the storage answers, else 0",
+        Gauge::default(),
+    );
     launched.lifecycle.spawn(tell_readiness(
         databroker.state(),
         launched.lifecycle.clone(),
         matters,
         first,
+        up,
     ));
     manager::start(&databroker, launched)?;
+    let stop = launched.lifecycle.stopping();
+    let follow = follow(launched.config.clone(), payloads);
+    launched
+        .lifecycle
+        .spawn(stop.run_until_cancelled_owned(follow));
     Ok(databroker)
 }
 
-fn open(config: &Config, stop: CancellationToken) -> Result<Arc<dyn Storage>, StartError> {
-    let secrets = &config.secrets;
+fn open(
+    config: &Config,
+    payloads: Payloads,
+    stop: CancellationToken,
+) -> Result<Arc<dyn Storage>, StartError> {
     match &config.storage {
         StorageOptions::Memory => Ok(Arc::new(Local::in_memory().map_err(StartError::Memory)?)),
-        StorageOptions::File { directory } => {
-            let payloads = Payloads::sealed(&secrets.storage, &secrets.shared);
-            Ok(Arc::new(Local::open(directory, payloads)?))
-        }
+        StorageOptions::File { directory } => Ok(Arc::new(Local::open(directory, payloads)?)),
         StorageOptions::Postgres { connection_string } => {
             let settings = Settings::parse(connection_string, &environment)?;
-            let payloads = Payloads::sealed(&secrets.storage, &secrets.shared);
-            Ok(Arc::new(Postgres::start(settings, payloads, stop)?))
+            let resolver = Resolver::new(config.dns.clone())?;
+            Ok(Arc::new(Postgres::start(
+                settings, payloads, resolver, stop,
+            )?))
+        }
+    }
+}
+
+/// Takes over rotated storage keys. Another storage needs a restart.
+async fn follow(mut config: watch::Receiver<Arc<Config>>, payloads: Payloads) {
+    let mut before = config.borrow().storage.clone();
+    while config.changed().await.is_ok() {
+        let new = Arc::clone(&config.borrow_and_update());
+        payloads.replace(&new.secrets.storage, &new.secrets.shared);
+        if before != new.storage {
+            before = new.storage.clone();
+            tracing::warn!("another storage is configured; it is used from the next start on");
         }
     }
 }
@@ -94,12 +125,14 @@ async fn tell_readiness(
     lifecycle: Lifecycle,
     matters: Matters,
     first: NotReady,
+    up: Gauge,
 ) {
     let name = Service::Databroker.name();
     let mut guard = Some(first);
     let stop = lifecycle.stopping();
     loop {
         let now = state.borrow_and_update().clone();
+        up.set(i64::from(matches!(now, State::Current { .. })));
         match now {
             State::Current { .. } => guard = None,
             State::Behind { reason, .. } => {

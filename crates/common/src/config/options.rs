@@ -347,7 +347,7 @@ impl SameSite {
 }
 
 /// Where databroker keeps its records.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum StorageOptions {
     Memory,
     File {

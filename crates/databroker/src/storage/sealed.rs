@@ -4,7 +4,9 @@
 //! Sealed form: format (1 byte, 1) ‖ key id (8 bytes) ‖ ciphertext ‖ tag ‖ nonce.
 
 use std::fmt;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use hmac::{Hmac, Mac as _};
 use postern_common::crypto::keys::SecretKey;
 use postern_common::crypto::seal;
@@ -75,73 +77,84 @@ pub enum SealError {
     OtherKeys { found: KeyId, configured: String },
 }
 
-/// How payloads are kept.
-pub enum Payloads {
+/// How payloads are kept. Clones share the keys; a new configuration replaces them.
+#[derive(Clone)]
+pub struct Payloads(Form);
+
+#[derive(Clone)]
+enum Form {
     /// As they are: in memory.
     Clear,
-    Sealed(Vec<StorageKey>),
+    Sealed(Arc<ArcSwap<Vec<StorageKey>>>),
 }
 
 /// A configured key and what is derived from it.
-pub struct StorageKey {
+struct StorageKey {
     id: KeyId,
     seal: SecretKey,
     index: SecretKey,
 }
 
 impl Payloads {
+    pub fn clear() -> Self {
+        Self(Form::Clear)
+    }
+
     /// The first key seals; all of them open. `storage` is `databroker_storage_keys`, `shared` is `shared_secret`,
     /// from which a key is derived that opens what was written before there were storage keys, and that seals when
     /// there are none.
     pub fn sealed(storage: &[SecretKey], shared: &[SecretKey]) -> Self {
-        let derived = shared.iter().map(|key| key.derive("postern/at-rest"));
-        let keys = storage
-            .iter()
-            .cloned()
-            .chain(derived)
-            .map(|key| StorageKey {
-                id: KeyId::of(&key),
-                index: key.derive("postern/at-rest/index"),
-                seal: key,
-            });
-        Self::Sealed(keys.collect())
+        Self(Form::Sealed(Arc::new(ArcSwap::from_pointee(derive(
+            storage, shared,
+        )))))
+    }
+
+    /// Takes over other keys.
+    pub fn replace(&self, storage: &[SecretKey], shared: &[SecretKey]) {
+        if let Form::Sealed(keys) = &self.0 {
+            keys.store(Arc::new(derive(storage, shared)));
+        }
     }
 
     /// The key that seals now.
     pub fn current(&self) -> Option<KeyId> {
-        match self {
-            Self::Clear => None,
-            Self::Sealed(keys) => keys.first().map(|key| key.id),
+        match &self.0 {
+            Form::Clear => None,
+            Form::Sealed(keys) => keys.load().first().map(|key| key.id),
         }
     }
 
     /// Refuses a storage that was sealed with a key we do not have, before anything is read or written.
     pub fn accept(&self, found: KeyId) -> Result<(), SealError> {
-        match self {
-            Self::Sealed(keys) if !keys.iter().any(|key| key.id == found) => {
-                let configured: Vec<_> = keys.iter().map(|key| key.id.to_string()).collect();
-                Err(SealError::OtherKeys {
-                    found,
-                    configured: configured.join(", "),
-                })
-            }
-            Self::Clear | Self::Sealed(_) => Ok(()),
+        let Form::Sealed(keys) = &self.0 else {
+            return Ok(());
+        };
+        let keys = keys.load();
+        if keys.iter().any(|key| key.id == found) {
+            return Ok(());
         }
+        let configured: Vec<_> = keys.iter().map(|key| key.id.to_string()).collect();
+        Err(SealError::OtherKeys {
+            found,
+            configured: configured.join(", "),
+        })
     }
 
     /// The stored form of a payload; nothing for no payload.
     pub fn encode(&self, kind: &str, id: &str, version: u64, data: Option<&Any>) -> Vec<u8> {
-        let Some(data) = data else { return Vec::new() };
+        let Some(data) = data else {
+            return Vec::new();
+        };
         let plain = data.encode_to_vec();
-        match self {
-            Self::Clear => plain,
-            Self::Sealed(keys) => keys.first().map_or_else(Vec::new, |key| {
-                let mut out = vec![FORMAT];
-                out.extend_from_slice(key.id.as_bytes());
-                out.extend(seal::seal(&key.seal, &plain, &aad(kind, id, version)));
-                out
-            }),
-        }
+        let Form::Sealed(keys) = &self.0 else {
+            return plain;
+        };
+        keys.load().first().map_or_else(Vec::new, |key| {
+            let mut out = vec![FORMAT];
+            out.extend_from_slice(key.id.as_bytes());
+            out.extend(seal::seal(&key.seal, &plain, &aad(kind, id, version)));
+            out
+        })
     }
 
     pub fn decode(
@@ -158,10 +171,11 @@ impl Payloads {
         if stored.is_empty() {
             return Ok(None);
         }
-        let plain = match self {
-            Self::Clear => stored.to_vec(),
-            Self::Sealed(keys) => {
+        let plain = match &self.0 {
+            Form::Clear => stored.to_vec(),
+            Form::Sealed(keys) => {
                 let (key_id, sealed) = split(stored).ok_or_else(broken)?;
+                let keys = keys.load();
                 let key = keys.iter().find(|key| key.id == key_id).ok_or_else(|| {
                     SealError::UnknownKey {
                         kind: kind.to_owned(),
@@ -177,12 +191,16 @@ impl Payloads {
             .map_err(|_| broken())
     }
 
+    /// Which key made a stored form.
+    pub fn key_of(stored: &[u8]) -> Option<KeyId> {
+        split(stored).map(|(key, _)| key)
+    }
+
     /// Whether the stored form should be made anew, because another key than the first made it.
     pub fn is_stale(&self, stored: &[u8]) -> bool {
-        match (self.current(), split(stored)) {
-            (Some(current), Some((key, _))) => key != current,
-            _ => false,
-        }
+        self.current()
+            .zip(Self::key_of(stored))
+            .is_some_and(|(current, key)| key != current)
     }
 
     /// What is kept in the index for the value of a field.
@@ -193,14 +211,30 @@ impl Payloads {
     /// What may be in the index for the value of a field, the first key's first; never empty.
     pub fn field_hashes(&self, kind: &str, path: &str, value: &str) -> Vec<FieldHash> {
         let hash = |key: &[u8]| field_hash(key, kind, path, value);
-        match self {
-            // In memory a hash hides nothing; it only makes keys of one length.
-            Self::Sealed(keys) if !keys.is_empty() => {
-                keys.iter().map(|key| hash(key.index.as_bytes())).collect()
-            }
-            Self::Clear | Self::Sealed(_) => vec![hash(&[0; 32])],
+        // In memory a hash hides nothing; it only makes keys of one length.
+        let plain = || vec![hash(&[0; 32])];
+        match &self.0 {
+            Form::Clear => plain(),
+            Form::Sealed(keys) => match keys.load().as_slice() {
+                [] => plain(),
+                keys => keys.iter().map(|key| hash(key.index.as_bytes())).collect(),
+            },
         }
     }
+}
+
+fn derive(storage: &[SecretKey], shared: &[SecretKey]) -> Vec<StorageKey> {
+    let derived = shared.iter().map(|key| key.derive("postern/at-rest"));
+    storage
+        .iter()
+        .cloned()
+        .chain(derived)
+        .map(|key| StorageKey {
+            id: KeyId::of(&key),
+            index: key.derive("postern/at-rest/index"),
+            seal: key,
+        })
+        .collect()
 }
 
 fn split(stored: &[u8]) -> Option<(KeyId, &[u8])> {

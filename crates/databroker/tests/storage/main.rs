@@ -22,7 +22,9 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use futures::future::LocalBoxFuture;
+use postern_common::config::DnsOptions;
 use postern_common::crypto::keys::SecretKey;
+use postern_common::net::resolver::Resolver;
 use postern_databroker::storage::Storage;
 use postern_databroker::storage::local::Local;
 use postern_databroker::storage::postgres::{Postgres, settings::Settings};
@@ -47,10 +49,15 @@ fn sealed() -> Payloads {
     Payloads::sealed(&[SecretKey::random()], &[])
 }
 
+fn resolver() -> Resolver {
+    Resolver::new(DnsOptions::default()).unwrap()
+}
+
 /// A databroker's view of a database, opened.
 async fn open(connection_string: &str, payloads: Payloads) -> Arc<dyn Storage> {
     let settings = Settings::parse(connection_string, &|_| None).unwrap();
-    let storage = Postgres::start(settings, payloads, CancellationToken::new()).unwrap();
+    let storage =
+        Postgres::start(settings, payloads, resolver(), CancellationToken::new()).unwrap();
     eventually("the database is open", async || {
         storage.head().await.is_ok()
     })

@@ -78,7 +78,7 @@ impl Local {
             .map_err(file_error)?;
         let shared = Shared {
             database,
-            payloads: Payloads::Clear,
+            payloads: Payloads::clear(),
         };
         shared.prepare()?;
         Ok(Self::with(shared))

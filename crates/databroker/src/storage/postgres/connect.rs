@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
+use postern_common::net::resolver::{LookupError, Resolver};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
@@ -47,6 +48,7 @@ pub struct ConnectError {
 pub(super) async fn connect(
     settings: &Settings,
     tls: &MakeRustlsConnect,
+    resolver: &Resolver,
 ) -> Result<(Client, Driver), ConnectError> {
     let mut attempts = String::new();
     let mut note = |place: &dyn std::fmt::Display, what: &dyn std::fmt::Display| {
@@ -56,7 +58,7 @@ pub(super) async fn connect(
     let each = settings.connect_timeout.unwrap_or(EACH);
     let mut running = FuturesUnordered::new();
     for host in &settings.hosts {
-        match tokio::time::timeout(RESOLVE, places(host)).await {
+        match tokio::time::timeout(RESOLVE, places(host, resolver)).await {
             Ok(Ok(places)) => running.extend(places.into_iter().map(|place| async move {
                 let attempt =
                     tokio::time::timeout(each, attempt(settings, tls, host, &place)).await;
@@ -99,7 +101,7 @@ fn name(host: &Host) -> String {
     }
 }
 
-async fn places(host: &Host) -> io::Result<Vec<Place>> {
+async fn places(host: &Host, resolver: &Resolver) -> Result<Vec<Place>, LookupError> {
     Ok(match host {
         Host::Tcp {
             address: Some(address),
@@ -108,10 +110,13 @@ async fn places(host: &Host) -> io::Result<Vec<Place>> {
         } => {
             vec![Place::Tcp(SocketAddr::new(*address, *port))]
         }
-        Host::Tcp { name, port, .. } => tokio::net::lookup_host((name.as_str(), *port))
-            .await?
-            .map(Place::Tcp)
-            .collect(),
+        Host::Tcp { name, port, .. } => {
+            let found = resolver.lookup(name).await?.addresses;
+            found
+                .into_iter()
+                .map(|address| Place::Tcp(SocketAddr::new(address, *port)))
+                .collect()
+        }
         Host::Unix { directory, port } => {
             vec![Place::Unix(directory.join(format!(".s.PGSQL.{port}")))]
         }

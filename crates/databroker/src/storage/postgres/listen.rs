@@ -5,7 +5,6 @@ use std::pin::pin;
 
 use tokio_postgres::AsyncMessage;
 
-use super::connect::connect;
 use super::{FIRST_PAUSE, LONGEST_PAUSE, Shared};
 
 /// Sent inside each writing transaction.
@@ -27,7 +26,9 @@ pub(super) async fn run(shared: &Shared) {
 
 /// Listens until the connection ends.
 async fn listen(shared: &Shared, pause: &mut std::time::Duration) -> Result<(), String> {
-    let (client, mut driver) = connect(shared.pool.settings(), shared.pool.tls())
+    let (client, mut driver) = shared
+        .pool
+        .connect()
         .await
         .map_err(|error| error.to_string())?;
     let listen = format!("LISTEN {CHANNEL}");

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use postern_common::net::resolver::Resolver;
 use postern_common::rpc::stubs::databroker::{Options, Record};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -53,10 +54,11 @@ impl Postgres {
     pub fn start(
         settings: Settings,
         payloads: Payloads,
+        resolver: Resolver,
         stop: CancellationToken,
     ) -> Result<Self, TlsError> {
         let tls = tls::connector(&settings.tls)?;
-        let pool = Arc::new(Pool::new(settings, tls));
+        let pool = Arc::new(Pool::new(settings, tls, resolver));
         let shared = Arc::new(Shared {
             pool,
             payloads,

@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use postern_common::net::resolver::Resolver;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::connect::connect;
+use super::connect::{ConnectError, Driver, connect};
 use super::settings::Settings;
 use crate::storage::StorageError;
 
@@ -28,6 +29,7 @@ pub(super) enum Readiness {
 pub(super) struct Pool {
     settings: Settings,
     tls: MakeRustlsConnect,
+    resolver: Resolver,
     readiness: watch::Sender<Readiness>,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<Connection>>,
@@ -44,24 +46,22 @@ struct Connection {
 }
 
 impl Pool {
-    pub fn new(settings: Settings, tls: MakeRustlsConnect) -> Self {
+    pub fn new(settings: Settings, tls: MakeRustlsConnect, resolver: Resolver) -> Self {
         let reason = "the database has not been opened yet".to_owned();
         Self {
             permits: Arc::new(Semaphore::new(settings.pool.max)),
             settings,
             tls,
+            resolver,
             readiness: watch::Sender::new(Readiness::NotYet { reason }),
             idle: Mutex::default(),
             generation: AtomicU64::new(0),
         }
     }
 
-    pub fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
-    pub fn tls(&self) -> &MakeRustlsConnect {
-        &self.tls
+    /// A connection that is not counted and does not come back.
+    pub async fn connect(&self) -> Result<(Client, Driver), ConnectError> {
+        connect(&self.settings, &self.tls, &self.resolver).await
     }
 
     pub fn tell(&self, readiness: Readiness) {
@@ -90,12 +90,12 @@ impl Pool {
                 return Ok(Pooled::new(self, connection, permit));
             }
         }
-        let (client, driver) =
-            connect(&self.settings, &self.tls)
-                .await
-                .map_err(|error| StorageError::NotReady {
-                    reason: error.to_string(),
-                })?;
+        let (client, driver) = self
+            .connect()
+            .await
+            .map_err(|error| StorageError::NotReady {
+                reason: error.to_string(),
+            })?;
         tokio::spawn(async move {
             if let Err(error) = driver.await {
                 tracing::debug!(

@@ -3,6 +3,7 @@
 use tokio_postgres::error::SqlState;
 
 use super::pool::Pooled;
+use super::write::USE_KEY;
 use crate::storage::StorageError;
 use crate::storage::sealed::{KeyId, Payloads};
 
@@ -41,7 +42,7 @@ const MIGRATIONS: [&str; KNOWN as usize] = ["
         modified_at timestamptz NOT NULL,
         payload bytea NOT NULL,
         -- id of the key that sealed the payload
-        sealed_by bytea NOT NULL,
+        sealed_by bytea NOT NULL GENERATED ALWAYS AS (substring(payload FROM 2 FOR 8)) STORED,
         network inet,
         PRIMARY KEY (type, id)
     );
@@ -62,8 +63,7 @@ const MIGRATIONS: [&str; KNOWN as usize] = ["
         id text COLLATE \"C\" NOT NULL,
         modified_at timestamptz NOT NULL,
         deleted boolean NOT NULL,
-        payload bytea NOT NULL,
-        sealed_by bytea NOT NULL
+        payload bytea NOT NULL
     );
     CREATE INDEX changes_of_type ON postern.changes (type, version);
     -- Highest version of a type that has left the change log.
@@ -142,13 +142,8 @@ async fn version(connection: &mut Pooled) -> Result<(i32, i32), StorageError> {
     Ok((row.get(0), row.get(1)))
 }
 
-/// Refuses a database with records that none of our keys opens. A first key that was never used becomes the present
-/// one: what older ones sealed is sealed anew later. One that was used before does not, so that replicas that have
-/// not got the new order of keys yet do not undo each other's work.
+/// Refuses a database with records that none of our keys opens.
 async fn keys(connection: &mut Pooled, payloads: &Payloads) -> Result<(), StorageError> {
-    let Some(current) = payloads.current() else {
-        return Ok(());
-    };
     let row = connection
         .client()?
         .query_one("SELECT sealed_by FROM postern.head FOR UPDATE", &[])
@@ -159,7 +154,7 @@ async fn keys(connection: &mut Pooled, payloads: &Payloads) -> Result<(), Storag
             continue;
         };
         let needed = "SELECT EXISTS (SELECT FROM postern.records WHERE sealed_by = $1)
-                          OR EXISTS (SELECT FROM postern.changes WHERE sealed_by = $1)";
+            OR EXISTS (SELECT FROM postern.changes WHERE substring(payload FROM 2 FOR 8) = $1)";
         let row = connection
             .client()?
             .query_one(needed, &[&key.as_bytes().as_slice()])
@@ -168,11 +163,10 @@ async fn keys(connection: &mut Pooled, payloads: &Payloads) -> Result<(), Storag
             return Err(unknown.into());
         }
     }
-    if !used.iter().any(|key| key == current.as_bytes()) {
-        let append = "UPDATE postern.head SET sealed_by = array_append(sealed_by, $1)";
+    if let Some(current) = payloads.current() {
         let done = connection
             .client()?
-            .execute(append, &[&current.as_bytes().as_slice()])
+            .execute(USE_KEY, &[&current.as_bytes().as_slice()])
             .await;
         done.map_err(|error| connection.failed(error))?;
     }

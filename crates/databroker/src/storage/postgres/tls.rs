@@ -3,49 +3,50 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use postern_common::tls::{self, Trust};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject as _;
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::settings::{SslMode, Tls};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    #[error("cannot read {key} {file}: {reason}")]
+    #[error("cannot read {key} {file}")]
     File {
         key: &'static str,
         file: PathBuf,
-        reason: String,
+        #[source]
+        source: std::io::Error,
     },
+    #[error(transparent)]
+    Pem(#[from] tls::pem::PemError),
+    #[error(transparent)]
+    Trust(#[from] tls::TlsError),
     #[error("sslcert and sslkey go together; one of them is missing")]
     HalfAPair,
     #[error("TLS cannot be set up: {0}")]
     Rustls(#[from] Error),
-    #[error("no root certificates: the system has none; name a file with sslrootcert")]
-    NoRoots,
 }
 
-pub(super) fn connector(tls: &Tls) -> Result<MakeRustlsConnect, TlsError> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+pub(super) fn connector(settings: &Tls) -> Result<MakeRustlsConnect, TlsError> {
+    let builder = ClientConfig::builder_with_provider(tls::provider())
         .with_safe_default_protocol_versions()?;
-    let trust = match (tls.mode, &tls.root_cert) {
-        (SslMode::Disable | SslMode::Allow | SslMode::Prefer, None) => Trust::Anybody(provider),
-        (SslMode::VerifyFull, _) | (SslMode::Require, None) => {
-            Trust::Named(verifier(tls.root_cert.as_deref(), provider)?)
+    let root_cert = settings.root_cert.as_deref();
+    let trust = match (settings.mode, root_cert) {
+        (SslMode::Disable | SslMode::Allow | SslMode::Prefer, None) => {
+            Believe::Anybody(tls::provider())
         }
-        _ => Trust::Chain(verifier(tls.root_cert.as_deref(), provider)?),
+        (SslMode::VerifyFull, _) | (SslMode::Require, None) => Believe::Named(verifier(root_cert)?),
+        _ => Believe::Chain(verifier(root_cert)?),
     };
     let builder = builder
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(trust));
-    let config = match (&tls.client_cert, &tls.client_key) {
+    let config = match (&settings.client_cert, &settings.client_key) {
         (None, None) => builder.with_no_client_auth(),
         (Some(certificate), Some(key)) => builder
             .with_client_auth_cert(certificates("sslcert", certificate)?, private_key(key)?)?,
@@ -54,56 +55,35 @@ pub(super) fn connector(tls: &Tls) -> Result<MakeRustlsConnect, TlsError> {
     Ok(MakeRustlsConnect::new(config))
 }
 
-fn verifier(
-    root_cert: Option<&Path>,
-    provider: Arc<CryptoProvider>,
-) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
-    let mut roots = RootCertStore::empty();
-    match root_cert {
-        Some(file) => {
-            for certificate in certificates("sslrootcert", file)? {
-                roots.add(certificate)?;
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    if roots.is_empty() {
-        return Err(TlsError::NoRoots);
-    }
-    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+fn verifier(root_cert: Option<&Path>) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
+    let trust = match root_cert {
+        None => Trust::system(),
+        Some(file) => Trust::nobody().and(&certificates("sslrootcert", file)?, "sslrootcert")?,
+    };
+    WebPkiServerVerifier::builder_with_provider(Arc::clone(trust.roots()), tls::provider())
         .build()
         .map_err(|error| TlsError::Rustls(Error::General(error.to_string())))
 }
 
 fn certificates(key: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let failed = |reason: String| TlsError::File {
-        key,
-        file: file.to_owned(),
-        reason,
-    };
-    let found: Vec<_> = CertificateDer::pem_file_iter(file)
-        .and_then(Iterator::collect)
-        .map_err(|error| failed(error.to_string()))?;
-    if found.is_empty() {
-        Err(failed("there is no certificate in it".to_owned()))
-    } else {
-        Ok(found)
-    }
+    Ok(tls::pem::certificates(&read(key, file)?, key)?)
 }
 
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_file(file).map_err(|error| TlsError::File {
-        key: "sslkey",
+    Ok(tls::pem::private_key(&read("sslkey", file)?, "sslkey")?)
+}
+
+fn read(key: &'static str, file: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(file).map_err(|source| TlsError::File {
+        key,
         file: file.to_owned(),
-        reason: error.to_string(),
+        source,
     })
 }
 
 /// Whom to believe.
 #[derive(Debug)]
-enum Trust {
+enum Believe {
     /// Encryption against those who only listen.
     Anybody(Arc<CryptoProvider>),
     /// The chain must lead to a root; the name may be any.
@@ -111,7 +91,7 @@ enum Trust {
     Named(Arc<WebPkiServerVerifier>),
 }
 
-impl ServerCertVerifier for Trust {
+impl ServerCertVerifier for Believe {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

@@ -34,18 +34,18 @@ const ADVANCE: &str = "UPDATE postern.head SET version = $1";
 const PRESENT: &str = "SELECT r.type, r.id, r.version, r.modified_at, r.payload
     FROM unnest($1::text[], $2::text[]) AS wanted (type, id) JOIN postern.records r USING (type, id)";
 const CHANGE: &str =
-    "INSERT INTO postern.changes (version, type, id, deleted, payload, modified_at, sealed_by)
-    SELECT *, $6::timestamptz, $7::bytea
+    "INSERT INTO postern.changes (version, type, id, deleted, payload, modified_at)
+    SELECT *, $6::timestamptz
     FROM unnest($1::bigint[], $2::text[], $3::text[], $4::boolean[], $5::bytea[])";
 const DELETE: &str =
     "DELETE FROM postern.records r USING unnest($1::text[], $2::text[]) AS gone (type, id)
     WHERE r.type = gone.type AND r.id = gone.id";
 const UPSERT: &str =
-    "INSERT INTO postern.records (version, type, id, payload, network, modified_at, sealed_by)
-    SELECT version, type, id, payload, network::inet, $6::timestamptz, $7::bytea
+    "INSERT INTO postern.records (version, type, id, payload, network, modified_at)
+    SELECT version, type, id, payload, network::inet, $6::timestamptz
     FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bytea[], $5::text[]) AS n (version, type, id, payload, network)
     ON CONFLICT (type, id) DO UPDATE SET version = excluded.version, payload = excluded.payload,
-        network = excluded.network, modified_at = excluded.modified_at, sealed_by = excluded.sealed_by";
+        network = excluded.network, modified_at = excluded.modified_at";
 const UNLINK: &str =
     "DELETE FROM postern.fields f USING unnest($1::text[], $2::text[]) AS gone (type, id)
     WHERE f.type = gone.type AND f.id = gone.id";
@@ -65,11 +65,17 @@ const FORGET: &str = "WITH old AS (
     )
     SELECT count(*), coalesce(max(version), 0) FROM old";
 const NOTE_FORGOTTEN: &str = "UPDATE postern.head SET forgotten = greatest(forgotten, $1)";
+/// A key that was never used becomes the present one. One that was used before does not, so that replicas that have
+/// not got the new order of keys yet do not undo each other's work.
+pub(super) const USE_KEY: &str = "UPDATE postern.head SET sealed_by = array_append(sealed_by, $1)
+    WHERE NOT $1 = ANY (sealed_by)";
+const PRESENT_KEY: &str =
+    "SELECT coalesce(sealed_by[cardinality(sealed_by)] = $1, false) FROM postern.head";
 const STALE: &str = "SELECT type, id, version, modified_at, payload FROM postern.records
-    WHERE sealed_by < $1 OR sealed_by > $1 LIMIT $2";
+    WHERE (sealed_by < $1 OR sealed_by > $1) AND sealed_by <> '' LIMIT $2";
 const OF_KIND: &str = "SELECT type, id, version, modified_at, payload FROM postern.records
     WHERE type = $1 AND id > $2 ORDER BY id LIMIT $3";
-const RESEAL: &str = "UPDATE postern.records r SET payload = n.payload, sealed_by = $4
+const RESEAL: &str = "UPDATE postern.records r SET payload = n.payload
     FROM unnest($1::text[], $2::text[], $3::bytea[]) AS n (type, id, payload)
     WHERE r.type = n.type AND r.id = n.id";
 const LEASE: &str = "INSERT INTO postern.leases (name, holder, ends_at)
@@ -404,9 +410,8 @@ impl Open<'_> {
             return Ok(0);
         };
         let current = current.as_bytes().to_vec();
-        let present =
-            "SELECT coalesce(sealed_by[cardinality(sealed_by)] = $1, false) FROM postern.head";
-        let rows = self.query(present, &[&current]).await?;
+        self.execute(USE_KEY, &[&current]).await?;
+        let rows = self.query(PRESENT_KEY, &[&current]).await?;
         if !rows.first().map_or(Ok(false), |row| get(row, 0))? {
             return Ok(0);
         }
@@ -419,8 +424,7 @@ impl Open<'_> {
             payloads.push(self.shared.encode(record));
         }
         if !records.is_empty() {
-            self.execute(RESEAL, &[&kinds, &ids, &payloads, &current])
-                .await?;
+            self.execute(RESEAL, &[&kinds, &ids, &payloads]).await?;
             self.link_again(&records).await?;
         }
         Ok(records.len() as u64)
@@ -466,7 +470,6 @@ impl Shared {
 /// The rows of a request, column by column.
 #[derive(Default)]
 struct Rows {
-    sealed_by: Vec<u8>,
     changes: Columns,
     deleted: Vec<bool>,
     gone: Columns,
@@ -535,11 +538,6 @@ fn index(shared: &Shared, options: &HashMap<String, Options>, record: &Record) -
 impl Rows {
     fn of(shared: &Shared, options: &HashMap<String, Options>, records: &[Record]) -> Self {
         let mut rows = Self {
-            sealed_by: shared
-                .payloads
-                .current()
-                .map(|key| key.as_bytes().to_vec())
-                .unwrap_or_default(),
             indexed: records.iter().any(|it| {
                 options
                     .get(&it.r#type)
@@ -597,23 +595,21 @@ impl Rows {
         };
         let (changes, gone, present, links) =
             (&self.changes, &self.gone, &self.present, &self.links);
-        let change_params: Params<'_, 7> = [
+        let change_params: Params<'_, 6> = [
             &changes.versions,
             &changes.kinds,
             &changes.ids,
             &self.deleted,
             &changes.payloads,
             &now,
-            &self.sealed_by,
         ];
-        let upsert_params: Params<'_, 7> = [
+        let upsert_params: Params<'_, 6> = [
             &present.versions,
             &present.kinds,
             &present.ids,
             &present.payloads,
             &self.networks,
             &now,
-            &self.sealed_by,
         ];
         let delete_params: Params<'_, 2> = [&gone.kinds, &gone.ids];
         let unlink_params: Params<'_, 2> = [&changes.kinds, &changes.ids];
