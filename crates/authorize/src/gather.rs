@@ -219,13 +219,12 @@ impl Gather<'_> {
     ) -> Result<Person, LookupError> {
         // Nobody but another writer makes directory entries, so a complete copy without one is
         // an answer.
-        let directory = match data {
-            Some(data) => data.directory_users.get(&user_id),
-            None => {
-                let kind = record_type::DIRECTORY_USER;
-                self.record(None, kind, &user_id, DirectoryUser::from_record)
-                    .await?
-            }
+        let directory = if let Some(data) = data {
+            data.directory_users.get(&user_id)
+        } else {
+            let kind = record_type::DIRECTORY_USER;
+            self.record(None, kind, &user_id, DirectoryUser::from_record)
+                .await?
         };
         let group_names = match (&directory, data) {
             (Some(directory), Some(data)) => directory
@@ -272,7 +271,7 @@ impl Gather<'_> {
             let Some(credential_id) = &device.credential_id else {
                 continue;
             };
-            let recent = |kind, id| self.replica.recent(kind, id, self.within);
+            let recent = |kind, id| Box::pin(self.replica.recent(kind, id, self.within));
             let Some(credential) = recent(DEVICE_CREDENTIAL, credential_id).await? else {
                 continue;
             };
@@ -305,7 +304,7 @@ impl Gather<'_> {
         let mut found = BTreeMap::new();
         for kind in types {
             let of_user = match user_id {
-                Some(id) => self.replica.recent(kind, id, self.within).await?,
+                Some(id) => Box::pin(self.replica.recent(kind, id, self.within)).await?,
                 None => None,
             };
             let record = match of_user {
@@ -344,7 +343,8 @@ impl Gather<'_> {
     }
 
     async fn ask(&self, wanted: Wanted) -> Result<Option<Record>, LookupError> {
-        self.replica.get(wanted, self.within).await
+        // Rare, and much larger than everything around it.
+        Box::pin(self.replica.get(wanted, self.within)).await
     }
 }
 

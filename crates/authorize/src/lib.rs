@@ -141,7 +141,7 @@ impl Authorize {
             lifecycle,
             not_ready,
         } = self;
-        let (tokens, wanted) = watch::channel(local.snapshot().keep_tokens());
+        let (tokens, wanted) = watch::channel(local.snapshot().keep_tokens);
         let replica = Arc::clone(local.replica());
         tokio::select! {
             () = lifecycle.stopping().cancelled_owned() => {}
@@ -164,7 +164,7 @@ async fn follow_config(
         keys.replace(new.secrets.shared.clone());
         let snapshot = local.load(&new);
         tokens.send_if_modified(|wanted| {
-            let before = std::mem::replace(wanted, snapshot.keep_tokens());
+            let before = std::mem::replace(wanted, snapshot.keep_tokens);
             before != *wanted
         });
     }

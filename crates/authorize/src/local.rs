@@ -153,19 +153,11 @@ impl Local {
             Subject::Route(route) => self.route(request, current, &route, now).await,
             Subject::Outdated { previous, route } => {
                 // Decided like the newest configuration would, and like the proxy believes.
-                let newest = match current.find(request) {
-                    Some(newest) => self.route(request, current, newest, now).await?,
-                    None => {
-                        let ruling = Ruling::deny(Denial::RouteNotFound);
-                        self.denied(
-                            request,
-                            current,
-                            Some(&route),
-                            &Facts::default(),
-                            &ruling,
-                            now,
-                        )
-                    }
+                let newest = if let Some(newest) = current.find(request) {
+                    self.route(request, current, newest, now).await?
+                } else {
+                    let (facts, ruling) = (Facts::default(), Ruling::deny(Denial::RouteNotFound));
+                    denied(request, current, Some(&route), &facts, &ruling, now)
                 };
                 match newest {
                     Decision::Allow(_) => self.route(request, &previous, &route, now).await,
@@ -183,17 +175,17 @@ impl Local {
         now: Timestamp,
     ) -> Result<Decision, AuthorizeError> {
         let provider_ids: Vec<&str> = route.provider_id.as_deref().into_iter().collect();
-        let credential = self.credential(request, snapshot, &provider_ids, route.bearer());
+        let credential = credential_of(request, snapshot, &provider_ids, route.bearer());
         let consumed = ConsumedCredentials {
             bearer: matches!(credential, Credential::Bearer(_)),
         };
         let facts = self
             .facts(request, snapshot, Some(route), credential, now)
             .await
-            .map_err(unavailable)?;
+            .map_err(|error| unavailable(&error))?;
         let ruling = decide::decide(request, &route.route, &facts, now);
         if ruling.outcome != Outcome::Allow {
-            return Ok(self.denied(request, snapshot, Some(route), &facts, &ruling, now));
+            return Ok(denied(request, snapshot, Some(route), &facts, &ruling, now));
         }
         let begun = Instant::now();
         let person = facts.visitor.person();
@@ -235,17 +227,25 @@ impl Local {
     ) -> Result<Decision, AuthorizeError> {
         let provider_ids: Vec<&str> = snapshot.provider_ids().iter().map(AsRef::as_ref).collect();
         let format = BearerTokenFormat::Default;
-        let credential = self.credential(request, snapshot, &provider_ids, format);
+        let credential = credential_of(request, snapshot, &provider_ids, format);
         let facts = match self.facts(request, snapshot, None, credential, now).await {
             Ok(facts) => facts,
             // Signing in and out must work, and pages be seen, while sessions can't be read.
-            Err(error) if decide::needs_session(&request.path) => return Err(unavailable(error)),
+            Err(error) if decide::needs_session(&request.path) => return Err(unavailable(&error)),
             Err(_) => Facts::default(),
         };
         let ruling = decide::decide_own_endpoint(request, &facts);
         if ruling.outcome != Outcome::Allow {
-            return Ok(self.denied(request, snapshot, None, &facts, &ruling, now));
+            return Ok(denied(request, snapshot, None, &facts, &ruling, now));
         }
+        log::decided(&Record {
+            request,
+            snapshot,
+            route: None,
+            facts: &facts,
+            ruling: &ruling,
+            removed_groups: 0,
+        });
         let person = facts.visitor.person();
         let mut changes = Changes::default();
         if person.is_some() && NEED_ASSERTION.contains(&&*request.path) {
@@ -262,26 +262,6 @@ impl Local {
         ))
     }
 
-    fn credential(
-        &self,
-        request: &CheckRequest,
-        snapshot: &Snapshot,
-        provider_ids: &[&str],
-        bearer: BearerTokenFormat,
-    ) -> Credential {
-        let config = &snapshot.config;
-        credential::find(
-            request,
-            &Expected {
-                shared_secrets: &config.secrets.shared,
-                cookie_name: &config.cookie.name,
-                cookie_domain: config.cookie.domain.as_deref(),
-                provider_ids,
-                bearer,
-            },
-        )
-    }
-
     async fn facts(
         &self,
         request: &CheckRequest,
@@ -293,7 +273,7 @@ impl Local {
         let gather = Gather {
             replica: &self.replica,
             within: snapshot.config.grpc.client_timeout,
-            keep_tokens: snapshot.keep_tokens(),
+            keep_tokens: snapshot.keep_tokens,
             now,
         };
         let mut visitor = match credential {
@@ -303,9 +283,7 @@ impl Local {
             Credential::Bearer(bearer) => match route {
                 Some(route) => {
                     let lifetime = snapshot.config.cookie.expire;
-                    self.bearers
-                        .visitor(&bearer, route, lifetime, &gather)
-                        .await?
+                    Box::pin(self.bearers.visitor(&bearer, route, lifetime, &gather)).await?
                 }
                 None => Visitor::Anonymous,
             },
@@ -315,13 +293,12 @@ impl Local {
             if let Visitor::Person(person) = &mut visitor
                 && route.needs_devices
             {
-                person.devices = gather.devices(person).await?;
+                person.devices = Box::pin(gather.devices(person)).await?;
             }
             if !route.record_types.is_empty() {
                 let user_id = visitor.person().map(|person| &*person.user_id);
-                records = gather
-                    .records(&route.record_types, user_id, request.client_address)
-                    .await?;
+                let types = &route.record_types;
+                records = Box::pin(gather.records(types, user_id, request.client_address)).await?;
             }
         }
         Ok(Facts {
@@ -364,29 +341,6 @@ impl Local {
                 reason: error.to_string(),
             })
     }
-
-    fn denied(
-        &self,
-        request: &CheckRequest,
-        snapshot: &Snapshot,
-        route: Option<&LoadedRoute>,
-        facts: &Facts,
-        ruling: &Ruling,
-        now: Timestamp,
-    ) -> Decision {
-        log::decided(&Record {
-            request,
-            snapshot,
-            route: route.map(|route| &*route.route),
-            facts,
-            ruling,
-            removed_groups: 0,
-        });
-        match answer::denial(request, snapshot, route, facts, ruling, now) {
-            Some(deny) => Decision::Deny(Box::new(deny)),
-            None => Decision::Deny(Box::new(answer::forbidden())),
-        }
-    }
 }
 
 impl Loaded {
@@ -411,6 +365,47 @@ impl Loaded {
     }
 }
 
+fn credential_of(
+    request: &CheckRequest,
+    snapshot: &Snapshot,
+    provider_ids: &[&str],
+    bearer: BearerTokenFormat,
+) -> Credential {
+    let config = &snapshot.config;
+    credential::find(
+        request,
+        &Expected {
+            shared_secrets: &config.secrets.shared,
+            cookie_name: &config.cookie.name,
+            cookie_domain: config.cookie.domain.as_deref(),
+            provider_ids,
+            bearer,
+        },
+    )
+}
+
+fn denied(
+    request: &CheckRequest,
+    snapshot: &Snapshot,
+    route: Option<&LoadedRoute>,
+    facts: &Facts,
+    ruling: &Ruling,
+    now: Timestamp,
+) -> Decision {
+    log::decided(&Record {
+        request,
+        snapshot,
+        route: route.map(|route| &*route.route),
+        facts,
+        ruling,
+        removed_groups: 0,
+    });
+    match answer::denial(request, snapshot, route, facts, ruling, now) {
+        Some(deny) => Decision::Deny(Box::new(deny)),
+        None => Decision::Deny(Box::new(answer::forbidden())),
+    }
+}
+
 fn allow(
     changes: Changes,
     person: Option<&Person>,
@@ -432,7 +427,7 @@ fn allow(
     }))
 }
 
-fn unavailable(error: LookupError) -> AuthorizeError {
+fn unavailable(error: &LookupError) -> AuthorizeError {
     AuthorizeError::DataUnavailable {
         reason: error.to_string(),
     }

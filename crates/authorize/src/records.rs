@@ -310,8 +310,8 @@ fn number(value: f64) -> Value {
 mod tests {
     use super::*;
 
-    fn time(seconds: i64) -> Option<prost_types::Timestamp> {
-        Some(prost_types::Timestamp { seconds, nanos: 0 })
+    fn time(seconds: i64) -> prost_types::Timestamp {
+        prost_types::Timestamp { seconds, nanos: 0 }
     }
 
     fn record(kind: &str, id: &str, message: &impl prost::Message) -> databroker::Record {
@@ -341,13 +341,13 @@ mod tests {
         };
         let at = |seconds| Some(Timestamp::from_second(seconds).unwrap());
         let base = session::Session {
-            expires_at: time(2_000_000_000),
+            expires_at: Some(time(2_000_000_000)),
             ..Default::default()
         };
         assert_eq!(session(&base).valid_until, at(2_000_000_000));
         // Can be refreshed: the token's end is not the session's.
         let refreshable = session::Session {
-            oauth_token: token("r", time(1_900_000_000)),
+            oauth_token: token("r", Some(time(1_900_000_000))),
             ..base.clone()
         };
         assert_eq!(session(&refreshable).valid_until, at(2_000_000_000));
@@ -357,12 +357,12 @@ mod tests {
         };
         assert_eq!(session(&disabled).valid_until, at(1_900_000_000));
         let without = session::Session {
-            oauth_token: token("", time(1_900_000_000)),
+            oauth_token: token("", Some(time(1_900_000_000))),
             ..base.clone()
         };
         assert_eq!(session(&without).valid_until, at(1_900_000_000));
         // The year 1 and the epoch both mean never.
-        for never in [None, time(0), time(-62_135_596_800)] {
+        for never in [None, Some(time(0)), Some(time(-62_135_596_800))] {
             let endless = session::Session {
                 expires_at: never,
                 oauth_token: token("", never),

@@ -24,6 +24,8 @@ pub struct Snapshot {
     pub config: Arc<Config>,
     /// Tells this load from every other one of this process.
     pub generation: u64,
+    /// Whether sessions have to keep the provider's tokens.
+    pub keep_tokens: KeepTokens,
     pub certificates: CertificateExaminer,
     /// How refusals look that are answered from here, for Envoy.
     pub look: Look,
@@ -60,6 +62,7 @@ impl Snapshot {
         let ports = IncomingPorts::from_flag(config.flags.match_any_incoming_port);
         Self {
             generation,
+            keep_tokens: keep_tokens(&config),
             certificates: CertificateExaminer::new(config.downstream_mtls.as_ref()),
             look: Look::new(&config.branding),
             routes,
@@ -86,17 +89,17 @@ impl Snapshot {
     pub fn provider_ids(&self) -> &[Arc<str>] {
         &self.provider_ids
     }
+}
 
-    /// Whether sessions have to keep the provider's tokens.
-    pub fn keep_tokens(&self) -> KeepTokens {
-        let wants_token =
-            |part: &TemplatePart| matches!(part, TemplatePart::AccessToken | TemplatePart::IdToken);
-        let any = self.config.routes.iter().any(|route| {
-            let mut templates = route.request_headers.set.iter();
-            templates.any(|(_, template)| template.0.iter().any(wants_token))
-        });
-        if any { KeepTokens::Yes } else { KeepTokens::No }
-    }
+/// Whether any route hands a provider's token to its upstream.
+fn keep_tokens(config: &Config) -> KeepTokens {
+    let wants_token =
+        |part: &TemplatePart| matches!(part, TemplatePart::AccessToken | TemplatePart::IdToken);
+    let any = config.routes.iter().any(|route| {
+        let mut templates = route.request_headers.set.iter();
+        templates.any(|(_, template)| template.0.iter().any(wants_token))
+    });
+    if any { KeepTokens::Yes } else { KeepTokens::No }
 }
 
 impl LoadedRoute {

@@ -1,5 +1,6 @@
 //! What tests of this crate share: a configuration, routes, people and requests to start from.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,7 +115,7 @@ pub fn config(routes: Vec<Route>) -> Config {
         },
         provider: None,
         provider_id: Some("IDP".into()),
-        jwt_verifiers: Default::default(),
+        jwt_verifiers: BTreeMap::new(),
         cookie: CookieOptions {
             name: "_pomerium".into(),
             domain: None,
@@ -187,7 +188,7 @@ pub fn ann() -> Person {
         user: Some(Arc::new(User {
             id: "user-ann".into(),
             email: "ann@corp.test".into(),
-            claims: Default::default(),
+            claims: BTreeMap::new(),
         })),
         directory: None,
         group_names: Vec::new(),

@@ -71,17 +71,6 @@ impl Setting {
             .unwrap();
     }
 
-    fn handle(&self, name: &str) -> Handle {
-        Handle {
-            id: format!("session-{name}"),
-            subject: format!("user-{name}"),
-            audience: vec!["app.corp.test".to_owned()],
-            idp_id: "IDP".to_owned(),
-            purpose: Some(Purpose::Browser),
-            ..Handle::default()
-        }
-    }
-
     fn cookie(&self, handle: &Handle) -> String {
         format!(
             "_pomerium={}",
@@ -91,6 +80,17 @@ impl Setting {
 
     async fn ask(&self, request: CheckRequest) -> Result<Decision, AuthorizeError> {
         self.local.check(Arc::new(request)).await
+    }
+}
+
+fn handle(name: &str) -> Handle {
+    Handle {
+        id: format!("session-{name}"),
+        subject: format!("user-{name}"),
+        audience: vec!["app.corp.test".to_owned()],
+        idp_id: "IDP".to_owned(),
+        purpose: Some(Purpose::Browser),
+        ..Handle::default()
     }
 }
 
@@ -133,7 +133,7 @@ async fn a_person_passes_with_identity() {
     config.identity.claims_headers = vec![("x-email".parse().unwrap(), "email".to_owned())];
     let setting = Setting::with(config);
     setting.sign_in("ann", &["eng"]);
-    let cookie = setting.cookie(&setting.handle("ann"));
+    let cookie = setting.cookie(&handle("ann"));
     let allow = allowed(setting.ask(to_route("eng", &[("cookie", &cookie)])).await);
     assert_eq!(allow.session.unwrap().email, "ann@corp.test");
     let names: Vec<_> = allow
@@ -150,7 +150,7 @@ async fn a_person_passes_with_identity() {
 async fn c22_whom_the_policy_refuses_is_not_sent_to_sign_in() {
     let setting = Setting::new(vec![eng()]);
     setting.sign_in("bob", &["sales"]);
-    let cookie = setting.cookie(&setting.handle("bob"));
+    let cookie = setting.cookie(&handle("bob"));
     let deny = denied(setting.ask(to_route("eng", &[("cookie", &cookie)])).await);
     assert_eq!(deny.kind, DenyKind::Forbidden);
     assert_eq!(deny.reasons, ["claim-unauthorized"]);
@@ -160,7 +160,7 @@ async fn c22_whom_the_policy_refuses_is_not_sent_to_sign_in() {
 #[tokio::test]
 async fn c09_what_is_not_known_is_not_signed_out() {
     let setting = Setting::new(vec![eng()]);
-    let cookie = setting.cookie(&setting.handle("ann"));
+    let cookie = setting.cookie(&handle("ann"));
     let ask = || setting.ask(to_route("eng", &[("cookie", &cookie)]));
     for code in [
         Code::Unavailable,
@@ -190,7 +190,7 @@ async fn c09_what_is_not_known_is_not_signed_out() {
 async fn s09_a_deleted_session_is_gone_though_the_databroker_is_away() {
     let setting = Setting::new(vec![eng()]);
     setting.sign_in("ann", &["eng"]);
-    let cookie = setting.cookie(&setting.handle("ann"));
+    let cookie = setting.cookie(&handle("ann"));
     allowed(setting.ask(to_route("eng", &[("cookie", &cookie)])).await);
     let record = session_record("session-ann", 2, &session_message("user-ann", &[]));
     setting.data.apply(&deletion(record, 3)).unwrap();
@@ -212,7 +212,7 @@ async fn s08_an_expired_session_counts_no_more() {
         .data
         .apply(&session_record("session-ann", 3, &message))
         .unwrap();
-    let cookie = setting.cookie(&setting.handle("ann"));
+    let cookie = setting.cookie(&handle("ann"));
     let deny = denied(setting.ask(to_route("eng", &[("cookie", &cookie)])).await);
     assert!(matches!(deny.kind, DenyKind::SignIn { .. }));
 }
@@ -222,7 +222,7 @@ async fn who_just_signed_in_is_not_judged_by_old_data() {
     let setting = Setting::new(vec![eng()]);
     setting.sign_in("ann", &["eng"]);
     // The handle was made for version 9 of this data set; the copy has version 2.
-    let mut newer = setting.handle("ann");
+    let mut newer = handle("ann");
     newer.record_version = 9;
     newer.server_version = setting.data.server_version;
     let cookie = setting.cookie(&newer);
@@ -246,8 +246,8 @@ async fn s49_two_sessions_at_once_are_none_and_both_cookies_go() {
     setting.sign_in("ann", &["eng"]);
     setting.sign_in("eve", &["eng"]);
     let (ann, eve) = (
-        setting.cookie(&setting.handle("ann")),
-        setting.cookie(&setting.handle("eve")),
+        setting.cookie(&handle("ann")),
+        setting.cookie(&handle("eve")),
     );
     let both = format!("{ann}; {eve}");
     let deny = denied(setting.ask(to_route("eng", &[("cookie", &both)])).await);
@@ -311,7 +311,7 @@ async fn a_route_of_the_configuration_before_needs_both_to_allow() {
 #[tokio::test]
 async fn own_endpoints_work_while_sessions_cannot_be_read() {
     let setting = Setting::new(vec![eng()]);
-    let cookie = setting.cookie(&setting.handle("ann"));
+    let cookie = setting.cookie(&handle("ann"));
     let open = request("/.pomerium/callback/", &[("cookie", &cookie)]);
     assert!(allowed(setting.ask(open).await).session.is_none());
     let personal = request("/.pomerium/user", &[("cookie", &cookie)]);
@@ -328,7 +328,7 @@ async fn details_only_where_the_route_shows_them() {
     shown.error_details = postern_common::config::ErrorDetails::Show;
     let setting = Setting::new(vec![shown]);
     setting.sign_in("bob", &["sales"]);
-    let cookie = setting.cookie(&setting.handle("bob"));
+    let cookie = setting.cookie(&handle("bob"));
     let deny = denied(setting.ask(to_route("eng", &[("cookie", &cookie)])).await);
     assert!(deny.details.unwrap().contains("claim-unauthorized"));
 }

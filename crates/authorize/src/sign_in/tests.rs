@@ -91,8 +91,12 @@ fn a_browser_is_sent_to_sign_in() {
         url.as_str()
             .starts_with("https://auth.corp.test/.pomerium/sign_in?")
     );
-    let verified =
-        signed_url::verify(&[setting.secret.clone()], &url, at(1_767_225_600 + 300)).unwrap();
+    let verified = signed_url::verify(
+        std::slice::from_ref(&setting.secret),
+        &url,
+        at(1_767_225_600 + 300),
+    )
+    .unwrap();
     // https, as browsers have it, wherever TLS ends.
     assert_eq!(
         verified.get(param::REDIRECT_URI),
@@ -110,7 +114,7 @@ fn s11_the_link_is_bound_to_the_browser() {
     let setting = Setting::new();
     let made = setting.challenge(&request(&[]));
     let verified = signed_url::verify(
-        &[setting.secret.clone()],
+        std::slice::from_ref(&setting.secret),
         &location(&made),
         at(1_767_225_600),
     )

@@ -15,6 +15,7 @@ use postern_authorize::{Authorize, Local};
 use postern_common::authz::{
     Allow, AuthorizeError, Authorizer as _, CheckRequest, CheckSubject, Decision, Deny, Scheme,
 };
+use postern_common::config::source::Environment;
 use postern_common::config::{Config, ProcessSecrets, load_text};
 use postern_common::crypto::handle::{Handle, Purpose};
 use postern_common::lifecycle::{DrainTiming, Lifecycle};
@@ -54,7 +55,7 @@ pub fn config(routes: &str) -> Arc<Config> {
     let loaded = load_text(
         Path::new("config.yaml"),
         &text,
-        &Default::default(),
+        &Environment::default(),
         &ProcessSecrets::default(),
     );
     loaded
