@@ -5,4 +5,5 @@ mod code_flow;
 mod dialects;
 mod idp;
 mod lies;
+mod network;
 mod outages;
