@@ -148,7 +148,7 @@ pub const GLOBAL: &[Key] = &[
         Url,
         "",
         P0,
-        Works,
+        Ignored("nothing connects to it, in Pomerium neither"),
         "one more of them",
     ),
     key(
@@ -319,7 +319,7 @@ pub const GLOBAL: &[Key] = &[
         Object(DOWNSTREAM_MTLS),
         "",
         P1,
-        Refused("clients without a certificate would be let in"),
+        Works,
         "certificates of clients",
     ),
     key(
@@ -450,7 +450,7 @@ pub const GLOBAL: &[Key] = &[
         List,
         "",
         P1,
-        NotYet,
+        Works,
         "audiences of access tokens that programs may show",
     ),
     key(
@@ -458,7 +458,7 @@ pub const GLOBAL: &[Key] = &[
         Choice,
         "default",
         P1,
-        NotYet,
+        Works,
         "how `Authorization: Bearer` is read",
     ),
     key(
@@ -735,7 +735,7 @@ pub const GLOBAL: &[Key] = &[
         Bool,
         "false",
         P1,
-        Works,
+        NotYet,
         "connections begin with a PROXY header",
     ),
     key(

@@ -236,7 +236,7 @@ pub const ROUTE: &[Key] = &[
         List,
         "",
         P1,
-        NotYet,
+        Works,
         "more hosts to sign in to at once",
     ),
     // Time and upgrades
@@ -491,7 +491,7 @@ pub const ROUTE: &[Key] = &[
         List,
         "",
         P1,
-        NotYet,
+        Works,
         "audiences of access tokens that programs may show",
     ),
     key(
@@ -499,7 +499,7 @@ pub const ROUTE: &[Key] = &[
         Choice,
         "the global one",
         P1,
-        NotYet,
+        Works,
         "how `Authorization: Bearer` is read",
     ),
     key(
@@ -516,7 +516,7 @@ pub const ROUTE: &[Key] = &[
         Secret,
         "",
         P1,
-        NotYet,
+        Works,
         "for a Kubernetes API server",
     ),
     key(
@@ -524,7 +524,7 @@ pub const ROUTE: &[Key] = &[
         Path,
         "",
         P1,
-        NotYet,
+        Works,
         "a file that holds it",
     ),
     key(

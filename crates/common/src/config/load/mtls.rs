@@ -14,6 +14,16 @@ use super::route::whole_match;
 
 pub fn downstream_mtls(load: &mut Load<'_>, root: Section<'_>) -> Option<DownstreamMtls> {
     let section = root.section(load, "downstream_mtls", "downstream_mtls.")?;
+    if !section.has("ca") && !section.has("ca_file") {
+        let place = section.place.cloned();
+        let mut diagnostic = Diagnostic::warning(
+            code::MISSING_KEY,
+            "`downstream_mtls` has no `ca`: certificates of clients are not asked for",
+        );
+        diagnostic.place = place;
+        load.say(diagnostic);
+        return None;
+    }
     for (inline, file) in [("ca", "ca_file"), ("crl", "crl_file")] {
         if let (Some(_), Some(node)) = (section.node(inline), section.node(file)) {
             load.say(

@@ -287,13 +287,23 @@ fn bearer(load: &mut Load<'_>, section: Section<'_>, defaults: &Defaults<'_>) ->
             "`bearer_token_format: jwt` needs an entry in the global `identity_providers`",
         );
     }
+    let audiences = audiences.or_else(|| {
+        let provider = defaults.provider?;
+        provider.access_token_audiences.clone()
+    });
+    // Without one, a token made for any other client of the provider would open this route.
+    if format == BearerTokenFormat::IdpAccessToken && audiences.as_ref().is_none_or(Vec::is_empty) {
+        let mut diagnostic = Diagnostic::error(
+            code::MISSING_KEY,
+            "`bearer_token_format: idp_access_token` needs `idp_access_token_allowed_audiences`",
+        )
+        .help("name the audiences that access tokens for this route have, here or at the top of the file");
+        diagnostic.place = section.place("bearer_token_format").cloned();
+        load.say(diagnostic);
+    }
     RouteBearer {
         format,
-        audiences: audiences.or_else(|| {
-            defaults
-                .provider
-                .and_then(|provider| provider.access_token_audiences.clone())
-        }),
+        audiences,
         verifiers: verifiers
             .into_iter()
             .map(|name| name.value.to_ascii_lowercase())

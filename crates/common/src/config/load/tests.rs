@@ -159,8 +159,8 @@ fn keys_without_effect_say_so() {
     );
     assert_eq!(said("autocert: false\n"), "");
     assert!(
-        said("downstream_mtls: {ca_file: x}\n")
-            .contains("error[not-supported-yet]: `downstream_mtls`")
+        said("metrics_client_ca_file: x\n")
+            .contains("error[not-supported-yet]: `metrics_client_ca_file`")
     );
     assert!(
         route_said("to: 'http://up', regex_priority_order: 3")
@@ -218,7 +218,7 @@ fn s16_no_secret_is_ever_shown() {
 }
 
 #[test]
-fn c01_services_and_what_they_need() {
+fn services_and_what_they_need() {
     let alone = |service: &str, more: &str| {
         loaded_with(
             &format!(
@@ -508,7 +508,7 @@ fn certificates_are_parsed_matched_and_named() {
 }
 
 #[test]
-fn c34_issuers_by_http_are_warned_of() {
+fn issuers_by_http_are_warned_of() {
     let at = |url: &str| {
         loaded_with(&base().replace("https://idp.corp.test", url), &[])
             .diagnostics
@@ -646,6 +646,10 @@ fn upstreams() {
         (
             "to: 'http://a', identity_providers: [x]",
             "needs `bearer_token_format: jwt`",
+        ),
+        (
+            "to: 'http://a', bearer_token_format: idp_access_token",
+            "needs `idp_access_token_allowed_audiences`",
         ),
         ("to: 'http://a', timeout: 5", "write `5s` for seconds"),
         ("to: {a: b}", "`to` takes a list, but here is a map"),
@@ -1009,6 +1013,48 @@ fn c74_a_cookie_for_a_whole_domain_is_warned_of() {
     );
 }
 
+#[test]
+fn client_certificates() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ca.pem");
+    std::fs::write(&file, certificate(&["ca.test"]).0).unwrap();
+    let with = |keys: &str| {
+        loaded(&format!(
+            "downstream_mtls: {{ca_file: {}{keys}}}\n",
+            file.display()
+        ))
+    };
+    let mtls = with(", match_subject_alt_names: [{dns: '.*\\.corp\\.test'}], max_verify_depth: 0")
+        .config
+        .unwrap();
+    let mtls = mtls.downstream_mtls.as_ref().unwrap();
+    assert_eq!((mtls.roots.len(), mtls.max_depth), (1, None));
+    assert!(mtls.subject_alt_names[0].pattern.is_match("a.corp.test"));
+    assert!(
+        !mtls.subject_alt_names[0]
+            .pattern
+            .is_match("a.corp.test.evil")
+    );
+    for (keys, words) in [
+        (", enforcement: polcy", "did you mean `policy`?"),
+        (
+            ", match_subject_alt_names: [{dns: '['}]",
+            "is no regular expression",
+        ),
+        (
+            ", match_subject_alt_names: [{ip: x}]",
+            "there is no kind of name `ip`",
+        ),
+        (", ca: x", "can't both be set"),
+        (", crl: x", "neither PEM nor base64 of PEM"),
+        (", enforcment: policy", "did you mean `enforcement`?"),
+    ] {
+        let text = with(keys).diagnostics.to_string();
+        assert!(text.contains(words), "{keys}: {text}");
+    }
+    assert!(said("downstream_mtls: {enforcement: policy}\n").contains("are not asked for"));
+}
+
 mod any_text {
     use super::*;
     use crate::config::keys::Key;
@@ -1053,10 +1099,10 @@ mod any_text {
     fn entries(table: &'static [Key], indent: &'static str) -> impl Strategy<Value = String> {
         let name = prop::sample::select(table.iter().map(|key| key.name).collect::<Vec<_>>());
         prop::collection::vec((name, value()), 0..6).prop_map(move |entries| {
-            entries
+            let lines = entries
                 .iter()
-                .map(|(name, value)| format!("{indent}{name}: {value}\n"))
-                .collect()
+                .map(|(name, value)| format!("{indent}{name}: {value}\n"));
+            lines.collect::<Vec<_>>().concat()
         })
     }
 
