@@ -233,3 +233,32 @@ async fn a_critical_task_may_end_while_draining() {
     lifecycle.drain();
     assert_eq!(lifecycle.run_to_end().await, Exit::Drained);
 }
+
+#[tokio::test]
+async fn the_first_sigterm_drains_and_the_second_stops() {
+    let lifecycle = Lifecycle::new(DrainTiming::default());
+    let _busy = lifecycle.busy();
+    lifecycle.listen_for_signals().unwrap();
+    let ended = tokio::spawn({
+        let lifecycle = lifecycle.clone();
+        async move { lifecycle.run_to_end().await }
+    });
+    let terminate = || {
+        let pid = std::process::id().to_string();
+        let sent = std::process::Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+    };
+    terminate();
+    let soon = Duration::from_secs(10);
+    let draining = lifecycle.reached(Phase::Draining);
+    tokio::time::timeout(soon, draining).await.unwrap();
+    assert!(lifecycle.phase() < Phase::Stopping);
+    terminate();
+    assert_eq!(
+        tokio::time::timeout(soon, ended).await.unwrap().unwrap(),
+        Exit::Cut
+    );
+}

@@ -87,6 +87,8 @@ impl Server {
 pub async fn serve(listener: TcpListener, server: Server, lifecycle: &Lifecycle) {
     let reporter = HealthReporter::new();
     let health = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
+    // Known before the first connection: a client must not be told that a name is unknown.
+    report(&reporter, &server.health, lifecycle).await;
     lifecycle.spawn(report_health(reporter, server.health, lifecycle.clone()));
     let shared = Shared {
         routes: server.routes.add_service(health).prepare(),
@@ -293,28 +295,33 @@ impl http_body::Body for Ending {
     }
 }
 
-/// Keeps gRPC health equal to the state of the parts until the process stops.
+/// Keeps gRPC health equal to the state of the parts until a drain begins.
 async fn report_health(reporter: HealthReporter, names: Vec<HealthName>, lifecycle: Lifecycle) {
     let mut changes = lifecycle.parts().changes();
     let draining = lifecycle.draining();
     loop {
         changes.mark_unchanged();
-        let running = lifecycle.phase() == Phase::Running;
-        let whole = running && lifecycle.is_ready();
-        reporter.set_service_status("", serving(whole)).await;
-        for name in &names {
-            let ready = running && lifecycle.parts().ready(&name.parts);
-            reporter
-                .set_service_status(&name.service, serving(ready))
-                .await;
-        }
-        if !running {
+        report(&reporter, &names, &lifecycle).await;
+        if lifecycle.phase() > Phase::Running {
             return;
         }
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
             () = draining.cancelled() => {}
         }
+    }
+}
+
+async fn report(reporter: &HealthReporter, names: &[HealthName], lifecycle: &Lifecycle) {
+    reporter
+        .set_service_status("", serving(lifecycle.is_ready()))
+        .await;
+    let running = lifecycle.phase() == Phase::Running;
+    for name in names {
+        let ready = running && lifecycle.parts().ready(&name.parts);
+        reporter
+            .set_service_status(&name.service, serving(ready))
+            .await;
     }
 }
 
