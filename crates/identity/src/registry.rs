@@ -12,7 +12,7 @@ use crate::error::ProviderError;
 use crate::http_client::HttpClient;
 use crate::oidc::{Issuer, Oidc};
 use crate::provider::Provider;
-use crate::providers::{azure, default_url, flavor, github::GitHub};
+use crate::providers::{default_url, flavor, github::GitHub};
 
 /// One client at one provider, as configured.
 #[derive(Clone, PartialEq, Eq)]
@@ -223,7 +223,6 @@ impl Providers {
             None => Issuer::start(key.1.clone(), flavor, http.clone())
                 .map_err(RegistryError::Unusable)?,
         };
-        warn_about(kind, &key.1, settings);
         self.issuers.insert(key, Arc::clone(&issuer));
         Ok(Arc::new(Oidc::new(
             settings.id.clone(),
@@ -271,29 +270,4 @@ fn issuer_key(settings: &ProviderSettings) -> Option<(ProviderKind, String)> {
         .filter(|u| !u.is_empty())
         .or(flavor.default_url)?;
     Some((settings.kind, (flavor.issuer)(url)))
-}
-
-/// Things that work, but that somebody should know of.
-fn warn_about(kind: ProviderKind, issuer: &str, settings: &ProviderSettings) {
-    if kind == ProviderKind::Azure && azure::any_tenant(issuer) {
-        tracing::warn!(
-            issuer,
-            "people of every tenant can sign in here: set idp_provider_url to your tenant's, or restrict by policy (claim/tid)"
-        );
-    }
-    if kind == ProviderKind::OneLogin && !settings.scopes.is_empty() {
-        tracing::warn!("idp_scopes has no effect with idp_provider onelogin");
-    }
-    let local = url::Url::parse(issuer).is_ok_and(|url| match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    });
-    if issuer.starts_with("http://") && !local {
-        tracing::warn!(
-            issuer,
-            "the identity provider is reached without TLS: whoever is on the way can sign in as anybody"
-        );
-    }
 }

@@ -21,13 +21,6 @@ pub(crate) const FLAVOR: Flavor = Flavor {
 
 const COMMON: &str = "https://login.microsoftonline.com/common/v2.0";
 
-/// True for an issuer through which people of any tenant can sign in.
-pub(crate) fn any_tenant(issuer: &str) -> bool {
-    ["/common/", "/organizations/", "/consumers/"]
-        .iter()
-        .any(|shared| issuer.contains(shared))
-}
-
 /// Hosts that hold the members of groups, in each of Microsoft's clouds.
 const GRAPH: [&str; 4] = [
     "graph.microsoft.com",

@@ -47,7 +47,7 @@ pub fn provider(
         }
         return None;
     }
-    let kind = root.choice(load, "idp_provider", KINDS);
+    let kind = kind(load, root);
     let url = root.text(load, "idp_provider_url");
     if let Some(url) = &url
         && let Some(parsed) = parse_url(load, "idp_provider_url", url)
@@ -63,6 +63,20 @@ pub fn provider(
     let params = root.pairs(load, "idp_request_params").unwrap_or_default();
     let audiences = root.list(load, "idp_access_token_allowed_audiences");
     let kind = kind?;
+    if kind == ProviderKind::Azure {
+        any_tenant(load, root, url.as_ref());
+    }
+    if kind == ProviderKind::OneLogin
+        && let Some(place) = root.place("idp_scopes")
+    {
+        load.say(
+            Diagnostic::note(
+                code::IGNORED,
+                "`idp_scopes` has no effect with OneLogin, as in Pomerium",
+            )
+            .at(place),
+        );
+    }
     if url.is_none() && needs_url(kind) {
         let message = format!(
             "`idp_provider_url` is not set, and {} has none of its own",
@@ -90,6 +104,41 @@ pub fn provider(
         access_token_audiences: audiences
             .map(|list| list.into_iter().map(|audience| audience.value).collect()),
     })
+}
+
+fn kind(load: &mut Load<'_>, root: Section<'_>) -> Option<ProviderKind> {
+    if let Some(text) = root
+        .text(load, "idp_provider")
+        .filter(|text| text.value == "hosted")
+    {
+        load.say(
+            Diagnostic::error(
+                code::INVALID_VALUE,
+                "`idp_provider: hosted` is not supported: it is a service that Pomerium runs",
+            )
+            .at(&text.place)
+            .help("configure a provider of your own, such as `idp_provider: oidc` with `idp_provider_url`"),
+        );
+        return None;
+    }
+    root.choice(load, "idp_provider", KINDS)
+}
+
+/// Azure's shared addresses let in people of every tenant there is, and of none.
+fn any_tenant(load: &mut Load<'_>, root: Section<'_>, url: Option<&At<String>>) {
+    let shared = ["/common/", "/organizations/", "/consumers/"];
+    if url.is_some_and(|url| !shared.iter().any(|part| url.value.contains(part))) {
+        return;
+    }
+    let mut diagnostic = Diagnostic::warning(
+        code::INSECURE,
+        "people of every Azure tenant can sign in: `idp_provider_url` names none",
+    )
+    .help("set it to https://login.microsoftonline.com/YOUR-TENANT-ID/v2.0, or check `claim/tid` in every policy");
+    if let Some(place) = url.map(|url| &url.place).or(root.place("idp_provider")) {
+        diagnostic = diagnostic.at(place);
+    }
+    load.say(diagnostic);
 }
 
 fn needs_url(kind: ProviderKind) -> bool {

@@ -522,6 +522,32 @@ fn issuers_by_http_are_warned_of() {
 }
 
 #[test]
+fn w15_azure_without_a_tenant_is_warned_of() {
+    let with = |lines: &str| {
+        let text = base().replace(
+            "idp_provider: oidc\nidp_provider_url: https://idp.corp.test\n",
+            lines,
+        );
+        loaded_with(&text, &[]).diagnostics.to_string()
+    };
+    let host = "https://login.microsoftonline.com";
+    let warning = "people of every Azure tenant can sign in";
+    assert!(with("idp_provider: azure\n").contains(warning));
+    for shared in ["common", "organizations"] {
+        let lines = format!("idp_provider: azure\nidp_provider_url: {host}/{shared}/v2.0\n");
+        assert!(with(&lines).contains(warning), "{shared}");
+    }
+    let own = "72f988bf-86f1-41af-91ab-2d7cd011db47";
+    let lines = format!("idp_provider: azure\nidp_provider_url: {host}/{own}/v2.0\n");
+    assert_eq!(with(&lines), "");
+    assert!(with("idp_provider: hosted\n").contains("it is a service that Pomerium runs"));
+    assert!(
+        with("idp_provider: onelogin\nidp_scopes: [openid]\n")
+            .contains("`idp_scopes` has no effect")
+    );
+}
+
+#[test]
 fn provider_ids_follow_what_is_written() {
     let id = |more: &str| config(more).provider_id.clone().unwrap();
     assert_eq!(id(""), id("log_level: debug\n"));
