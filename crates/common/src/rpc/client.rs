@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -20,7 +20,7 @@ use super::discovery::{Discovery, Lookup, Target, TargetError};
 use super::driver::{Probing, drive};
 use super::endpoint::State;
 use super::token::TokenKeys;
-use crate::lifecycle::Parts;
+use crate::lifecycle::{NotReady, Parts};
 use crate::net::Resolver;
 use crate::telemetry::RateLimit;
 use crate::telemetry::metrics::{Labels, Metrics};
@@ -230,6 +230,7 @@ impl Remote {
             parts: config.parts,
             name: format!("rpc.{}", config.service),
             service: config.service.clone(),
+            nobody: Mutex::default(),
         };
         let balancer = Arc::new(Balancer::new(told, config.calls, counts));
         let discovery = Arc::new(Discovery::new(targets, config.resolver));
@@ -303,6 +304,8 @@ struct Told {
     parts: Parts,
     name: String,
     service: String,
+    /// Held while no endpoint takes calls.
+    nobody: Mutex<Option<NotReady>>,
 }
 
 impl Told {
@@ -315,6 +318,15 @@ impl Told {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         balancer.counts.endpoints.set(number(endpoints.len()));
         balancer.counts.ready.set(number(ready));
+        {
+            let mut nobody = self.nobody.lock().unwrap_or_else(PoisonError::into_inner);
+            if ready > 0 {
+                *nobody = None;
+            } else {
+                nobody
+                    .get_or_insert_with(|| self.parts.degraded(&self.name, "no endpoint is ready"));
+            }
+        }
         let mut facts = BTreeMap::new();
         for endpoint in endpoints.iter() {
             let (state, since) = endpoint.state();

@@ -307,8 +307,21 @@ async fn health_decides_who_gets_calls() {
 async fn with_nobody_ready_a_call_fails_closed_in_time() {
     let dns = TestDns::start().await;
     let (mut one, mut two, transport) = pair(&dns, "127.0.0.61", "127.0.0.62").await;
+    let mut also = config(&dns, &format!("http://svc.test:{}", one.address.port()));
+    also.parts = Parts::default();
+    let parts = also.parts.clone();
+    let watched = Transport::remote(also).unwrap();
+    until_ready(&watched, 2).await;
     one.kill();
     two.kill();
+    until(&watched, "told", |_| {
+        !parts.ready(&["rpc.pomerium-test".to_owned()])
+    })
+    .await;
+    assert!(
+        parts.all_ready(),
+        "others being away does not make this process unready"
+    );
     until(&transport, "none left", |endpoints| {
         endpoints.iter().all(|one| one.state != State::Ready)
     })
@@ -385,6 +398,8 @@ async fn c52_a_replica_with_another_secret_gets_no_calls() {
     let keys = TokenKeys::new(vec![ours]);
     config.keys = Some(keys.clone());
     let parts = config.parts.clone();
+    let part = ["rpc.pomerium-test".to_owned()];
+    assert!(!parts.ready(&part));
     let transport = Transport::remote(config).unwrap();
     until(&transport, "one ready, one refused", |endpoints| {
         endpoints.iter().any(|one| one.state == State::Ready)
@@ -398,6 +413,7 @@ async fn c52_a_replica_with_another_secret_gets_no_calls() {
         client.list(all()).await.unwrap();
     }
     assert_eq!((good.service.calls(), bad.service.calls()), (50, 0));
+    assert!(parts.ready(&part) && parts.all_ready());
     let status = parts.list().remove("rpc.pomerium-test").unwrap();
     let told = &status.attributes[&bad.address.to_string()];
     assert!(told.contains("shared secrets differ"), "{told}");
