@@ -64,7 +64,10 @@ impl Fields {
     pub(crate) fn new(names: Option<&[String]>) -> Self {
         Self(match names {
             Some(names) => names.iter().filter_map(|name| Field::parse(name)).collect(),
-            None => DEFAULT.iter().filter_map(|name| Field::parse(name)).collect(),
+            None => DEFAULT
+                .iter()
+                .filter_map(|name| Field::parse(name))
+                .collect(),
         })
     }
 
@@ -190,7 +193,8 @@ impl Record {
             }
         }
         self.ip = Some(request.client_address);
-        self.client_certificate.clone_from(&request.client_certificate);
+        self.client_certificate
+            .clone_from(&request.client_certificate);
     }
 
     /// Health checks are of interest only to those who debug them.
@@ -280,9 +284,10 @@ impl Record {
             Field::ResponseCodeDetails => Value::from(self.details),
             Field::Query => Value::from(self.query.as_deref().unwrap_or_default()),
             Field::Ip => Value::from(self.ip.map(|ip| ip.to_string()).unwrap_or_default()),
-            Field::ClientCertificate => {
-                self.client_certificate.as_deref().map_or(Value::Null, certificate)
-            }
+            Field::ClientCertificate => self
+                .client_certificate
+                .as_deref()
+                .map_or(Value::Null, certificate),
             Field::ClusterStatName => {
                 Value::from(self.route.as_ref().map_or("", |route| route.stat_name()))
             }
@@ -365,7 +370,8 @@ impl Field {
 impl Drop for Record {
     fn drop(&mut self) {
         let elapsed = self.started.elapsed();
-        self.metrics.request_ended(self.status, elapsed, self.route.as_deref());
+        self.metrics
+            .request_ended(self.status, elapsed, self.route.as_deref());
         if self.quiet {
             if tracing::enabled!(tracing::Level::DEBUG) {
                 let object = self.line(elapsed);
@@ -380,7 +386,10 @@ impl Drop for Record {
 
 fn certificate(certificate: &postern_common::authz::ClientCertificate) -> Value {
     use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
-    let Some(Ok((_, parsed))) = certificate.chain.first().map(|der| X509Certificate::from_der(der))
+    let Some(Ok((_, parsed))) = certificate
+        .chain
+        .first()
+        .map(|der| X509Certificate::from_der(der))
     else {
         return Value::Null;
     };
@@ -389,11 +398,15 @@ fn certificate(certificate: &postern_common::authz::ClientCertificate) -> Value 
         .ok()
         .flatten()
         .map(|names| {
-            let known = names.value.general_names.iter().filter_map(|name| match name {
-                GeneralName::DNSName(name) => Some(format!("DNS:{name}")),
-                GeneralName::URI(uri) => Some(format!("URI:{uri}")),
-                _ => None,
-            });
+            let known = names
+                .value
+                .general_names
+                .iter()
+                .filter_map(|name| match name {
+                    GeneralName::DNSName(name) => Some(format!("DNS:{name}")),
+                    GeneralName::URI(uri) => Some(format!("URI:{uri}")),
+                    _ => None,
+                });
             known.collect()
         })
         .unwrap_or_default();
@@ -417,7 +430,9 @@ mod tests {
         Record::begin(
             "R".into(),
             Arc::new(Fields::new(fields)),
-            Arc::new(ProxyMetrics::new(&postern_common::telemetry::metrics::Metrics::default())),
+            Arc::new(ProxyMetrics::new(
+                &postern_common::telemetry::metrics::Metrics::default(),
+            )),
             &Method::GET,
             &uri,
             &headers,

@@ -14,15 +14,13 @@ use crate::access_log::Record;
 use crate::body::Body;
 use crate::core::Core;
 use crate::forward;
-use crate::forward::headers::{
-    X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID,
-};
+use crate::forward::headers::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID};
+use crate::limits;
 use crate::permit;
 use crate::refuse::Stop;
 use crate::request::Request;
 use crate::serve::{Headers, Reply};
 use crate::snapshot::{AuthenticateWay, Prepared, Snapshot};
-use crate::limits;
 
 /// Paths that are authenticate's even where a route has the same host.
 fn is_own_path(path: &str) -> bool {
@@ -133,7 +131,12 @@ mod tests {
 
     #[test]
     fn c77_paths_that_stay_authenticates() {
-        for path in ["/oauth2/callback", "/.pomerium", "/.pomerium/sign_in", "/.well-known/pomerium/jwks.json"] {
+        for path in [
+            "/oauth2/callback",
+            "/.pomerium",
+            "/.pomerium/sign_in",
+            "/.well-known/pomerium/jwks.json",
+        ] {
             assert!(is_own_path(path), "{path}");
         }
         for path in ["/", "/app", "/.pomeriumx", "/oauth2/callback/x"] {

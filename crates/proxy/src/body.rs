@@ -107,13 +107,23 @@ impl BodyError {
 
 impl Body {
     pub(crate) fn empty() -> Self {
-        Self { source: Source::End, watch: None }
+        Self {
+            source: Source::End,
+            watch: None,
+        }
     }
 
     pub(crate) fn full(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
-        let source = if bytes.is_empty() { Source::End } else { Source::Full(bytes) };
-        Self { source, watch: None }
+        let source = if bytes.is_empty() {
+            Source::End
+        } else {
+            Source::Full(bytes)
+        };
+        Self {
+            source,
+            watch: None,
+        }
     }
 
     /// An upstream's answer, let through under `open`.
@@ -132,7 +142,10 @@ impl Body {
 
     /// What authenticate answered in this process.
     pub(crate) fn in_process(body: axum::body::Body) -> Self {
-        Self { source: Source::InProcess(body), watch: None }
+        Self {
+            source: Source::InProcess(body),
+            watch: None,
+        }
     }
 
     /// Ties the request's life to the body.
@@ -179,7 +192,10 @@ impl Watch {
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Option<BodyError> {
         let exchange = self.exchange.as_ref()?;
         let (at, which) = exchange.progress.deadline(&exchange.timeouts)?;
-        self.alarm.poll(cx, at).is_ready().then_some(BodyError::TimedOut(which))
+        self.alarm
+            .poll(cx, at)
+            .is_ready()
+            .then_some(BodyError::TimedOut(which))
     }
 
     fn is_grpc(&self) -> bool {
@@ -235,14 +251,18 @@ impl Body {
                 self.source = Source::End;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            Source::Upstream(incoming) => {
-                Pin::new(incoming).poll_frame(cx).map_err(BodyError::Upstream)
-            }
+            Source::Upstream(incoming) => Pin::new(incoming)
+                .poll_frame(cx)
+                .map_err(BodyError::Upstream),
             Source::InProcess(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::InProcess),
         };
         match polled {
             Poll::Pending => {
-                match self.watch.as_mut().and_then(|watch| watch.poll_deadline(cx)) {
+                match self
+                    .watch
+                    .as_mut()
+                    .and_then(|watch| watch.poll_deadline(cx))
+                {
                     Some(error) => self.fail(error),
                     None => Poll::Pending,
                 }
@@ -273,7 +293,11 @@ impl Body {
         match frame.into_trailers() {
             Err(data) => data,
             Ok(mut trailers) => {
-                let hop: Vec<_> = trailers.keys().filter(|n| is_hop_by_hop(n)).cloned().collect();
+                let hop: Vec<_> = trailers
+                    .keys()
+                    .filter(|n| is_hop_by_hop(n))
+                    .cloned()
+                    .collect();
                 for name in hop {
                     trailers.remove(name);
                 }
@@ -298,9 +322,10 @@ impl Body {
             (BodyError::TimedOut(which), true) => {
                 Poll::Ready(Some(Ok(Frame::trailers(grpc_trailers(4, which.key())))))
             }
-            (BodyError::Closed(_), true) => {
-                Poll::Ready(Some(Ok(Frame::trailers(grpc_trailers(16, "access was withdrawn")))))
-            }
+            (BodyError::Closed(_), true) => Poll::Ready(Some(Ok(Frame::trailers(grpc_trailers(
+                16,
+                "access was withdrawn",
+            ))))),
             _ => Poll::Ready(Some(Err(error))),
         }
     }

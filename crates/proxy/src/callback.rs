@@ -45,7 +45,9 @@ pub(crate) fn answer(
     let verified = signed_url::verify_received(&config.secrets.shared, host, path, query, now)
         .map_err(|error| broken_link(error.to_string()))?;
     let kind = kind(&verified);
-    let target = verified.get(param::REDIRECT_URI).ok_or_else(|| broken_link("no target"))?;
+    let target = verified
+        .get(param::REDIRECT_URI)
+        .ok_or_else(|| broken_link("no target"))?;
     let allowed = match kind {
         Kind::Program => snapshot.redirect_targets.program(target),
         Kind::Bound { .. } | Kind::Unbound => snapshot.redirect_targets.browser(target),
@@ -58,7 +60,10 @@ pub(crate) fn answer(
         return redirect(StatusCode::FOUND, url.as_str());
     }
     let next = next_hop(snapshot, &verified, target, now)?;
-    let mut response = redirect(StatusCode::FOUND, next.as_deref().unwrap_or(&allowed.location))?;
+    let mut response = redirect(
+        StatusCode::FOUND,
+        next.as_deref().unwrap_or(&allowed.location),
+    )?;
     if keeps_cookie(snapshot, headers, &kind) {
         handle
             .acceptable(Place::Cookie, host, config.cookie.domain.as_deref())
@@ -69,8 +74,14 @@ pub(crate) fn answer(
             same_site: Some(config.cookie.same_site),
             ..Scope::HOST
         };
-        let cookie = cookie::set(&config.cookie.name, &token, scope, config.cookie.expire, now)
-            .ok_or_else(|| broken_link("the handle does not fit a cookie"))?;
+        let cookie = cookie::set(
+            &config.cookie.name,
+            &token,
+            scope,
+            config.cookie.expire,
+            now,
+        )
+        .ok_or_else(|| broken_link("the handle does not fit a cookie"))?;
         response.headers_mut().append(SET_COOKIE, cookie);
     } else if next.is_none() {
         return Err(other_browser());
@@ -82,7 +93,10 @@ fn kind(verified: &Verified) -> Kind<'_> {
     if verified.get(param::PROGRAMMATIC) == Some("true") {
         return Kind::Program;
     }
-    match (verified.get(param::BINDING), verified.get(param::BINDING_NONCE)) {
+    match (
+        verified.get(param::BINDING),
+        verified.get(param::BINDING_NONCE),
+    ) {
         (Some(value), Some(nonce)) => Kind::Bound { value, nonce },
         // Half a binding is none that holds.
         (Some(value), None) => Kind::Bound { value, nonce: "" },
@@ -99,7 +113,9 @@ fn keeps_cookie(snapshot: &Snapshot, headers: &HeaderMap, kind: &Kind<'_>) -> bo
             let name = binding::cookie_name(&snapshot.config.cookie.name);
             cookie::values(headers, &name)
                 .filter_map(BindingCookie::from_text)
-                .any(|cookie| binding::matches(&snapshot.config.secrets.shared, &cookie, nonce, value))
+                .any(|cookie| {
+                    binding::matches(&snapshot.config.secrets.shared, &cookie, nonce, value)
+                })
         }
     }
 }
@@ -112,10 +128,13 @@ fn session(snapshot: &Snapshot, verified: &Verified) -> Result<(String, Handle),
         .get(param::SESSION_ENCRYPTED)
         .and_then(|text| {
             let text = text.trim_end_matches('=');
-            base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text).ok()
+            base64::engine::general_purpose::URL_SAFE_NO_PAD
+                .decode(text)
+                .ok()
         })
         .ok_or_else(|| broken_link("no sealed session"))?;
-    let opened = seal::open_any(keys, &sealed, &[]).map_err(|error| broken_link(error.to_string()))?;
+    let opened =
+        seal::open_any(keys, &sealed, &[]).map_err(|error| broken_link(error.to_string()))?;
     let token = String::from_utf8(opened).map_err(|error| broken_link(error.to_string()))?;
     let handle = Handle::decode(keys, &token).map_err(|error| broken_link(error.to_string()))?;
     Ok((token, handle))
@@ -129,7 +148,10 @@ fn next_hop(
     now: Timestamp,
 ) -> Result<Option<String>, Stop> {
     let hosts = verified.get(param::ADDITIONAL_HOSTS).unwrap_or_default();
-    let mut hosts = hosts.split(',').map(str::trim).filter(|host| !host.is_empty());
+    let mut hosts = hosts
+        .split(',')
+        .map(str::trim)
+        .filter(|host| !host.is_empty());
     let Some(next) = hosts.next() else {
         return Ok(None);
     };
@@ -155,7 +177,9 @@ fn next_hop(
             }
         }
     }
-    Ok(Some(signed_url::sign(snapshot.shared_secret()?, &url, now).into()))
+    Ok(Some(
+        signed_url::sign(snapshot.shared_secret()?, &url, now).into(),
+    ))
 }
 
 /// The link is wrong, too old, or not ours.

@@ -100,7 +100,13 @@ async fn clear_text(core: Rc<Core>, mut stream: TcpStream, peer: SocketAddr, cod
         },
     };
     let activity = Arc::new(Activity::new(protocol == Protocol::Http2));
-    let client = Client { peer, is_tls: false, sni: None, certificate: None, activity };
+    let client = Client {
+        peer,
+        is_tls: false,
+        sni: None,
+        certificate: None,
+        activity,
+    };
     http(&core, stream, first, client, protocol).await;
 }
 
@@ -110,7 +116,10 @@ async fn sniff(core: &Core, stream: &mut TcpStream) -> Option<(Bytes, Protocol)>
     let mut first = BytesMut::with_capacity(PREFACE.len());
     loop {
         let wait = if first.is_empty() { idle } else { limits::HEAD };
-        let n = timeout(wait, stream.read_buf(&mut first)).await.ok()?.ok()?;
+        let n = timeout(wait, stream.read_buf(&mut first))
+            .await
+            .ok()?
+            .ok()?;
         if n == 0 {
             return None;
         }
@@ -136,7 +145,11 @@ where
     let (service_core, service_client) = (Rc::clone(core), Rc::clone(&client));
     // Boxed, so that an idle connection does not hold the room of a request.
     let service = service_fn(move |request| {
-        Box::pin(serve(Rc::clone(&service_core), Rc::clone(&service_client), request))
+        Box::pin(serve(
+            Rc::clone(&service_core),
+            Rc::clone(&service_client),
+            request,
+        ))
     });
     let idle = core.snapshot().config.http.timeout_idle;
     let ended = match protocol {
@@ -144,8 +157,7 @@ where
             let connection = http1::Builder::new()
                 .preserve_header_case(true)
                 .header_read_timeout(None)
-                .max_headers(limits::HEAD_FIELDS)
-                .max_buf_size(limits::HEAD_BYTES)
+                .max_header_size(limits::HEAD_BYTES)
                 .serve_connection(io, service)
                 .with_upgrades();
             let mut connection = pin!(connection);

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use postern_common::authz::Authorizer;
 use postern_common::lifecycle::{Lifecycle, Phase};
 use postern_common::rpc::Transport;
+use postern_common::rpc::token::TokenKeys;
 use tokio::sync::watch;
 
 use crate::metrics::ProxyMetrics;
@@ -22,6 +23,7 @@ pub(crate) struct Shared {
     pub snapshot: ArcSwap<Snapshot>,
     pub authorizer: Arc<dyn Authorizer>,
     pub databroker: Transport,
+    pub keys: TokenKeys,
     /// Authenticate, when it runs in this process.
     pub authenticate: Option<axum::Router>,
     pub lifecycle: Lifecycle,

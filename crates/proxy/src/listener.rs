@@ -89,7 +89,11 @@ impl Listeners {
             .http_redirect
             .map(|address| bind("http_redirect_addr", address, Share::No))
             .transpose()?;
-        Ok(Self { public, redirect, address })
+        Ok(Self {
+            public,
+            redirect,
+            address,
+        })
     }
 
     /// Where clients find it.
@@ -99,7 +103,9 @@ impl Listeners {
 
     /// Where `http_redirect_addr` listens.
     pub fn redirect_address(&self) -> Option<SocketAddr> {
-        self.redirect.as_ref().and_then(|listener| listener.local_addr().ok())
+        self.redirect
+            .as_ref()
+            .and_then(|listener| listener.local_addr().ok())
     }
 }
 
@@ -113,10 +119,18 @@ fn bind(key: &'static str, address: SocketAddr, share: Share) -> Result<StdListe
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::AddrInUse => BindError::Taken { key, address },
         io::ErrorKind::PermissionDenied => BindError::Forbidden { key, address },
-        _ => BindError::Other { key, address, source },
+        _ => BindError::Other {
+            key,
+            address,
+            source,
+        },
     };
     let open = || -> io::Result<StdListener> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
         if let SocketAddr::V6(v6) = address
             && v6.ip().is_unspecified()
         {
@@ -184,7 +198,9 @@ struct Place {
 impl Place {
     fn take(core: &Rc<Core>) -> Option<Self> {
         let taken = core.shared.connections.fetch_add(1, Ordering::Relaxed);
-        let place = Self { core: Rc::clone(core) };
+        let place = Self {
+            core: Rc::clone(core),
+        };
         core.shared.metrics.connections.inc();
         core.shared.metrics.connections_active.inc();
         (taken < limits::CLIENT_CONNECTIONS).then_some(place)

@@ -13,7 +13,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
 const MILLISECONDS: [f64; 14] = [
-    0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0, 30_000.0,
+    0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0,
+    30_000.0,
 ];
 
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +96,10 @@ impl ProxyMetrics {
             time: times.get_or_create(&ingress()).clone(),
             connections: counter("envoy_http_downstream_cx", "Connections of clients"),
             connections_active: gauge("envoy_http_downstream_cx_active", "Open connections"),
-            tls_active: gauge("envoy_http_downstream_cx_ssl_active", "Open TLS connections"),
+            tls_active: gauge(
+                "envoy_http_downstream_cx_ssl_active",
+                "Open TLS connections",
+            ),
             tls_failed: counter(
                 "envoy_listener_ssl_connection_error",
                 "TLS handshakes that failed",
@@ -106,7 +110,10 @@ impl ProxyMetrics {
             ),
             allowed: counter("envoy_http_ext_authz_ok", "Decisions that allowed"),
             denied: counter("envoy_http_ext_authz_denied", "Decisions that denied"),
-            undecided: counter("envoy_http_ext_authz_error", "Requests without a decision: 503"),
+            undecided: counter(
+                "envoy_http_ext_authz_error",
+                "Requests without a decision: 503",
+            ),
             upstream_requests: metrics.add(
                 "envoy_cluster_upstream_rq",
                 "Requests to upstreams",

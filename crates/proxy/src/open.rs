@@ -70,7 +70,9 @@ impl Registry {
     /// Enters a request that authorize is about to be asked about.
     pub(crate) fn enter(self: &Rc<Self>, question: Arc<CheckRequest>) -> Open {
         let open = self.enter_unasked(question);
-        self.entries.borrow_mut().insert(open.key, Rc::clone(&open.entry));
+        self.entries
+            .borrow_mut()
+            .insert(open.key, Rc::clone(&open.entry));
         open
     }
 
@@ -87,7 +89,11 @@ impl Registry {
             closed: Cell::new(None),
             waker: RefCell::new(None),
         });
-        Open { registry: Rc::clone(self), key, entry }
+        Open {
+            registry: Rc::clone(self),
+            key,
+            entry,
+        }
     }
 
     /// Those that a change concerns. A request that is still being asked about may belong to
@@ -103,7 +109,9 @@ impl Registry {
                 (Revisit::Session(id), Some(session)) => session.session_id == *id,
                 (Revisit::User(id), Some(session)) => session.user_id == *id,
             };
-            entry.changed.set(entry.changed.get() || hit || session.is_none());
+            entry
+                .changed
+                .set(entry.changed.get() || hit || session.is_none());
             if hit {
                 concerned.push(Rc::clone(entry));
             }
@@ -188,7 +196,10 @@ impl Open {
             return Poll::Ready(why);
         }
         let mut waker = self.entry.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        if !waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
             *waker = Some(cx.waker().clone());
         }
         Poll::Pending
@@ -258,7 +269,11 @@ pub(crate) mod tests {
         let registry = Rc::new(Registry::default());
         let open = registry.enter(question());
         open.entry().asking();
-        assert!(registry.concerned(&Revisit::Session("s1".into())).is_empty());
+        assert!(
+            registry
+                .concerned(&Revisit::Session("s1".into()))
+                .is_empty()
+        );
         assert!(open.entry().has_changed());
         open.entry().asking();
         assert!(!open.entry().has_changed());
@@ -269,10 +284,16 @@ pub(crate) mod tests {
         let registry = Rc::new(Registry::default());
         let open = registry.enter(question());
         let at = |second| Timestamp::from_second(second).unwrap();
-        open.entry().allowed(&Allow { valid_until: Some(at(100)), ..Allow::default() });
+        open.entry().allowed(&Allow {
+            valid_until: Some(at(100)),
+            ..Allow::default()
+        });
         assert!(registry.expired(at(99)).is_empty());
         assert_eq!(registry.expired(at(100)).len(), 1);
         open.entry().unverified();
-        assert!(registry.expired(at(100)).is_empty(), "already being asked about");
+        assert!(
+            registry.expired(at(100)).is_empty(),
+            "already being asked about"
+        );
     }
 }

@@ -64,7 +64,15 @@ pub(crate) struct Permitted {
 
 impl Permit {
     pub(crate) fn redeem(self) -> Permitted {
-        let Self { request, question, body, extensions, allow, way, open } = self;
+        let Self {
+            request,
+            question,
+            body,
+            extensions,
+            allow,
+            way,
+            open,
+        } = self;
         Permitted {
             request,
             question,
@@ -202,11 +210,13 @@ fn denied(deny: Deny, question: &CheckRequest, route: Option<&Arc<Route>>) -> St
         _ => None,
     };
     let status = deny.kind.status();
-    Stop::new(status, "ext_authz_denied", deny.message).origin(Origin::Policy).with(|reason| {
-        reason.headers = deny.headers;
-        reason.shown_details = deny.details.filter(|_| show);
-        reason.sign_in_url = sign_in_url;
-    })
+    Stop::new(status, "ext_authz_denied", deny.message)
+        .origin(Origin::Policy)
+        .with(|reason| {
+            reason.headers = deny.headers;
+            reason.shown_details = deny.details.filter(|_| show);
+            reason.sign_in_url = sign_in_url;
+        })
 }
 
 fn sign_in(location: &str, deny: &Deny, question: &CheckRequest) -> Stop {

@@ -74,16 +74,18 @@ fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>>
         response.headers_mut().insert(CONTENT_TYPE, text);
         return response;
     }
-    let location = authority_of(request.uri(), request.headers()).ok().and_then(|authority| {
-        let raw = RawTarget {
-            method: request.method(),
-            scheme: Scheme::Http,
-            authority,
-            uri: request.uri(),
-        };
-        let target = Target::parse(raw, snapshot.config.http.path).ok()?;
-        (!target.is_tunnel()).then(|| https(&target))
-    });
+    let location = authority_of(request.uri(), request.headers())
+        .ok()
+        .and_then(|authority| {
+            let raw = RawTarget {
+                method: request.method(),
+                scheme: Scheme::Http,
+                authority,
+                uri: request.uri(),
+            };
+            let target = Target::parse(raw, snapshot.config.http.path).ok()?;
+            (!target.is_tunnel()).then(|| https(&target))
+        });
     match location.and_then(|location| HeaderValue::try_from(location).ok()) {
         Some(location) => {
             *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
@@ -96,7 +98,10 @@ fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>>
 
 /// The same address over HTTPS. A port belongs to clear text, so it is left out.
 fn https(target: &Target) -> String {
-    let query = target.query().map(without_session).filter(|query| !query.is_empty());
+    let query = target
+        .query()
+        .map(without_session)
+        .filter(|query| !query.is_empty());
     let (host, path) = (target.authority.name(), target.path());
     match query {
         Some(query) => format!("https://{host}{path}?{query}"),

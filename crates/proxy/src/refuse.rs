@@ -63,7 +63,11 @@ impl Stop {
     }
 
     pub(crate) fn response(response: Response<Body>, details: &'static str) -> Self {
-        Self { answer: Answer::Response(Box::new(response)), details, cause: None }
+        Self {
+            answer: Answer::Response(Box::new(response)),
+            details,
+            cause: None,
+        }
     }
 
     pub(crate) fn because(mut self, cause: impl Into<String>) -> Self {

@@ -9,8 +9,8 @@ mod stream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use postern_common::authz::{AuthorizeError, Authorizer, CheckRequest, Decision, Revisit};
 use postern_common::config::Config;
 use postern_common::lifecycle::Lifecycle;
@@ -46,23 +46,28 @@ pub struct Remote {
 
 impl Remote {
     /// Opens `streams` streams (as many as there are cores, at least two) over `transport`, which
-    /// balances over all replicas. Returns at once; questions wait for a stream.
+    /// balances over all replicas, signed with `keys`. Returns at once; questions wait for a
+    /// stream.
     pub fn connect(
         transport: &Transport,
+        keys: &TokenKeys,
         config: watch::Receiver<Arc<Config>>,
         streams: usize,
         lifecycle: &Lifecycle,
     ) -> Arc<dyn Authorizer> {
         let (revisits, _) = broadcast::channel(REVISITS);
-        let keys = TokenKeys::new(config.borrow().secrets.shared.clone());
         let open = || {
             let (transport, keys) = (transport.clone(), keys.clone());
             Stream::open(transport, keys, config.clone(), revisits.clone(), lifecycle)
         };
         let first = open();
         let others = (1..streams.max(2)).map(|_| open()).collect();
-        lifecycle.spawn(follow_secrets(keys, config.clone(), lifecycle.clone()));
-        Arc::new(Self { first, others, revisits, config })
+        Arc::new(Self {
+            first,
+            others,
+            revisits,
+            config,
+        })
     }
 
     /// Asks until there is an answer that can stand, or `deadline`.
@@ -102,7 +107,9 @@ impl Remote {
             () = sleep_until(patience) => {}
         }
         let Some(second) = second else {
-            return timeout_at(deadline, asked).await.unwrap_or_else(|_| Err(late()));
+            return timeout_at(deadline, asked)
+                .await
+                .unwrap_or_else(|_| Err(late()));
         };
         let also = Box::pin(second.ask(Arc::clone(request)));
         let both = futures::future::select_ok([asked.boxed(), also.boxed()]);
@@ -139,23 +146,5 @@ impl Authorizer for Remote {
 
     fn revisits(&self) -> broadcast::Receiver<Revisit> {
         self.revisits.subscribe()
-    }
-}
-
-/// A rotated secret signs the next stream.
-async fn follow_secrets(
-    keys: TokenKeys,
-    mut config: watch::Receiver<Arc<Config>>,
-    lifecycle: Lifecycle,
-) {
-    let stopping = lifecycle.stopping();
-    loop {
-        tokio::select! {
-            () = stopping.cancelled() => return,
-            changed = config.changed() => match changed {
-                Ok(()) => keys.replace(config.borrow_and_update().secrets.shared.clone()),
-                Err(_) => return,
-            },
-        }
     }
 }

@@ -56,7 +56,12 @@ pub(crate) fn read(
     let scheme = scheme(&head.headers, client.is_tls, http.trusted_hops);
     let authority = authority_of(&head.uri, &head.headers)
         .map_err(|error| Stop::bad_request("invalid_host", error.to_string()))?;
-    let raw = RawTarget { method: &head.method, scheme, authority, uri: &head.uri };
+    let raw = RawTarget {
+        method: &head.method,
+        scheme,
+        authority,
+        uri: &head.uri,
+    };
     let target = Target::parse(raw, http.path).map_err(refuse_target)?;
     let upgrade = upgrade(head);
     check_connection(&target, client, snapshot)?;
@@ -77,9 +82,11 @@ impl Request {
     /// The question to authorize about it.
     pub(crate) fn question(&self, subject: CheckSubject, headers: HeaderMap) -> CheckRequest {
         let (host, path, query) = match &self.target.form {
-            TargetForm::Resource { path, query } => {
-                (Arc::clone(self.target.authority.text()), Arc::clone(path), query.clone())
-            }
+            TargetForm::Resource { path, query } => (
+                Arc::clone(self.target.authority.text()),
+                Arc::clone(path),
+                query.clone(),
+            ),
             TargetForm::Tunnel { host_and_port } => (Arc::clone(host_and_port), "".into(), None),
         };
         CheckRequest {
@@ -119,7 +126,10 @@ fn check_transfer_encoding(head: &Parts) -> Result<(), Stop> {
         (None, _) => true,
         (Some(coding), None) => {
             head.version == Version::HTTP_11
-                && coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")
+                && coding
+                    .as_bytes()
+                    .trim_ascii()
+                    .eq_ignore_ascii_case(b"chunked")
         }
         (Some(_), Some(_)) => false,
     };
@@ -139,7 +149,11 @@ fn check_underscores(headers: &mut HeaderMap, action: UnderscoreHeaders) -> Resu
         let text = "a header's name contains an underscore (headers_with_underscores_action)";
         return Err(Stop::bad_request("unexpected_underscore", text));
     }
-    let names: Vec<_> = headers.keys().filter(|name| has_underscore(name)).cloned().collect();
+    let names: Vec<_> = headers
+        .keys()
+        .filter(|name| has_underscore(name))
+        .cloned()
+        .collect();
     for name in names {
         headers.remove(name);
     }
@@ -148,7 +162,11 @@ fn check_underscores(headers: &mut HeaderMap, action: UnderscoreHeaders) -> Resu
 
 /// 421: the connection was opened for a name with another certificate (RFC 9110 15.5.20).
 fn check_connection(target: &Target, client: &Client, snapshot: &Snapshot) -> Result<(), Stop> {
-    let Some(tls) = snapshot.tls.as_ref().filter(|_| client.is_tls && !target.is_tunnel()) else {
+    let Some(tls) = snapshot
+        .tls
+        .as_ref()
+        .filter(|_| client.is_tls && !target.is_tunnel())
+    else {
         return Ok(());
     };
     if tls.may_carry(client.sni.as_deref(), target.authority.name()) {
@@ -192,7 +210,10 @@ fn client_address(headers: &HeaderMap, peer: IpAddr, trusted_hops: usize) -> IpA
 fn address(entry: &str) -> Option<IpAddr> {
     let bare = entry.trim_start_matches('[').trim_end_matches(']');
     let parsed = bare.parse().ok().or_else(|| {
-        entry.parse::<std::net::SocketAddr>().ok().map(|address| address.ip())
+        entry
+            .parse::<std::net::SocketAddr>()
+            .ok()
+            .map(|address| address.ip())
     });
     parsed.map(|ip: IpAddr| ip.to_canonical())
 }
@@ -201,11 +222,21 @@ fn upgrade(head: &Parts) -> Option<Upgrade> {
     if head.version == Version::HTTP_2 {
         let protocol = head.extensions.get::<hyper::ext::Protocol>()?;
         let token = HeaderValue::try_from(protocol.as_str()).ok()?;
-        return Some(Upgrade { token, extended: true });
+        return Some(Upgrade {
+            token,
+            extended: true,
+        });
     }
     let token = head.headers.get(UPGRADE)?;
-    let nominated = head.headers.get_all(CONNECTION).iter().any(|v| has_token(v, "upgrade"));
-    nominated.then(|| Upgrade { token: token.clone(), extended: false })
+    let nominated = head
+        .headers
+        .get_all(CONNECTION)
+        .iter()
+        .any(|v| has_token(v, "upgrade"));
+    nominated.then(|| Upgrade {
+        token: token.clone(),
+        extended: false,
+    })
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {
@@ -242,14 +273,23 @@ mod tests {
         assert_eq!(client_address(&headers, peer, 1), ip("198.51.100.7"));
         assert_eq!(client_address(&headers, peer, 2), ip("203.0.113.5"));
         assert_eq!(client_address(&headers, peer, 3), peer);
-        assert_eq!(client_address(&map(&[("x-forwarded-for", "junk")]), peer, 1), peer);
-        let two = map(&[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "[2001:db8::1]:9")]);
+        assert_eq!(
+            client_address(&map(&[("x-forwarded-for", "junk")]), peer, 1),
+            peer
+        );
+        let two = map(&[
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-forwarded-for", "[2001:db8::1]:9"),
+        ]);
         assert_eq!(client_address(&two, peer, 1), ip("2001:db8::1"));
     }
 
     #[test]
     fn s37_mapped_addresses_are_ipv4() {
-        assert_eq!(client_address(&HeaderMap::new(), ip("::ffff:10.1.2.3"), 0), ip("10.1.2.3"));
+        assert_eq!(
+            client_address(&HeaderMap::new(), ip("::ffff:10.1.2.3"), 0),
+            ip("10.1.2.3")
+        );
     }
 
     #[test]
@@ -257,7 +297,10 @@ mod tests {
         let headers = map(&[("x-forwarded-proto", "https")]);
         assert_eq!(scheme(&headers, false, 1), Scheme::Https);
         assert_eq!(scheme(&headers, false, 0), Scheme::Http);
-        assert_eq!(scheme(&map(&[("x-forwarded-proto", "gopher")]), true, 1), Scheme::Https);
+        assert_eq!(
+            scheme(&map(&[("x-forwarded-proto", "gopher")]), true, 1),
+            Scheme::Https
+        );
     }
 
     fn head(version: Version, pairs: &[(&'static str, &str)]) -> Parts {
@@ -297,10 +340,19 @@ mod tests {
 
     #[test]
     fn an_upgrade_is_nominated_or_none() {
-        let given = [("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")];
+        let given = [
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "WebSocket"),
+        ];
         let found = upgrade(&head(Version::HTTP_11, &given)).unwrap();
-        assert_eq!((found.token.to_str().unwrap(), found.extended), ("WebSocket", false));
-        assert_eq!(upgrade(&head(Version::HTTP_11, &[("upgrade", "websocket")])), None);
+        assert_eq!(
+            (found.token.to_str().unwrap(), found.extended),
+            ("WebSocket", false)
+        );
+        assert_eq!(
+            upgrade(&head(Version::HTTP_11, &[("upgrade", "websocket")])),
+            None
+        );
     }
 
     #[test]

@@ -13,8 +13,8 @@ const OURS: [HeaderName; 2] = [
 ];
 
 /// Takes out of an upstream's answer what is between the two of us, and what it must not say.
-/// `cookie_name`: no upstream sets a cookie of ours.
-pub(crate) fn clean(headers: &mut HeaderMap, cookie_name: &str, upgraded: bool) {
+/// `own_cookies`: the beginning of cookie names that no upstream sets; authenticate does.
+pub(crate) fn clean(headers: &mut HeaderMap, own_cookies: Option<&str>, upgraded: bool) {
     let upgrade = headers.get(UPGRADE).filter(|_| upgraded).cloned();
     if headers.contains_key(CONNECTION) || headers.contains_key(TRANSFER_ENCODING) || upgraded {
         let named: Vec<String> = nominated(headers).into_iter().map(str::to_owned).collect();
@@ -22,14 +22,20 @@ pub(crate) fn clean(headers: &mut HeaderMap, cookie_name: &str, upgraded: bool) 
             headers.remove(name.as_str());
         }
     }
-    let hop: Vec<_> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+    let hop: Vec<_> = headers
+        .keys()
+        .filter(|name| is_hop_by_hop(name))
+        .cloned()
+        .collect();
     for name in hop {
         headers.remove(name);
     }
-    for name in OURS {
-        headers.remove(name);
+    if let Some(cookie_name) = own_cookies {
+        for name in OURS {
+            headers.remove(name);
+        }
+        remove_own_cookies(headers, cookie_name);
     }
-    remove_own_cookies(headers, cookie_name);
     if let Some(token) = upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, token);
@@ -37,11 +43,21 @@ pub(crate) fn clean(headers: &mut HeaderMap, cookie_name: &str, upgraded: bool) 
 }
 
 fn remove_own_cookies(headers: &mut HeaderMap, cookie_name: &str) {
-    let ours = |value: &HeaderValue| value.as_bytes().trim_ascii().starts_with(cookie_name.as_bytes());
+    let ours = |value: &HeaderValue| {
+        value
+            .as_bytes()
+            .trim_ascii()
+            .starts_with(cookie_name.as_bytes())
+    };
     if !headers.get_all(SET_COOKIE).iter().any(ours) {
         return;
     }
-    let kept: Vec<_> = headers.get_all(SET_COOKIE).iter().filter(|v| !ours(v)).cloned().collect();
+    let kept: Vec<_> = headers
+        .get_all(SET_COOKIE)
+        .iter()
+        .filter(|v| !ours(v))
+        .cloned()
+        .collect();
     headers.remove(SET_COOKIE);
     for value in kept {
         headers.append(SET_COOKIE, value);
@@ -94,7 +110,7 @@ mod tests {
             ("set-cookie", " _pomerium_csrf=evil"),
             ("x-pomerium-intercepted-response", "true"),
         ]);
-        clean(&mut headers, "_pomerium", false);
+        clean(&mut headers, Some("_pomerium"), false);
         assert_eq!(headers, map(&[("set-cookie", "theme=dark")]));
     }
 
@@ -108,7 +124,7 @@ mod tests {
             ("upgrade", "h2c"),
             ("content-type", "text/plain"),
         ]);
-        clean(&mut headers, "_pomerium", false);
+        clean(&mut headers, Some("_pomerium"), false);
         assert_eq!(headers, map(&[("content-type", "text/plain")]));
     }
 
@@ -120,7 +136,7 @@ mod tests {
             ("upgrade", "websocket"),
             ("sec-websocket-accept", "k"),
         ]);
-        clean(&mut headers, "_pomerium", true);
+        clean(&mut headers, Some("_pomerium"), true);
         let expected = map(&[
             ("sec-websocket-accept", "k"),
             ("connection", "Upgrade"),
@@ -155,7 +171,13 @@ mod tests {
             ],
         };
         apply(&mut headers, &rules);
-        assert_eq!(headers.get_all("x-frame-options").iter().collect::<Vec<_>>(), ["XXNY"]);
+        assert_eq!(
+            headers
+                .get_all("x-frame-options")
+                .iter()
+                .collect::<Vec<_>>(),
+            ["XXNY"]
+        );
         assert_eq!(headers[LOCATION], "https://app.test/x");
     }
 }

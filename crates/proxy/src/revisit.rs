@@ -60,7 +60,10 @@ fn follow_routes(core: &Rc<Core>) {
                     id: id.clone(),
                     checksum: route.route.checksum,
                 };
-                let question = CheckRequest { subject, ..(*question).clone() };
+                let question = CheckRequest {
+                    subject,
+                    ..(*question).clone()
+                };
                 entry.set_question(Arc::new(question));
                 changed.push(entry);
             }

@@ -15,6 +15,7 @@ use postern_common::config::{Config, DnsOptions};
 use postern_common::lifecycle::{Lifecycle, Phase};
 use postern_common::net::{LookupError, Resolver};
 use postern_common::rpc::Transport;
+use postern_common::rpc::token::TokenKeys;
 use postern_common::telemetry::metrics::Metrics;
 use postern_common::tls::{TlsError, Trust};
 use tokio::net::TcpListener;
@@ -36,6 +37,8 @@ pub struct Peers {
     pub authorizer: Arc<dyn Authorizer>,
     /// For the user's own page only.
     pub databroker: Transport,
+    /// Signs calls to it.
+    pub keys: TokenKeys,
     /// Authenticate's handler, where it runs in this process.
     pub authenticate: Option<axum::Router>,
     pub metrics: Metrics,
@@ -104,6 +107,7 @@ pub async fn run_on(
         snapshot: ArcSwap::from_pointee(snapshot),
         authorizer: peers.authorizer,
         databroker: peers.databroker,
+        keys: peers.keys,
         authenticate: peers.authenticate,
         lifecycle: lifecycle.clone(),
         metrics,
@@ -161,7 +165,14 @@ fn reload(
         }
     }
     let metrics = &shared.metrics;
-    let new = Snapshot::build(config, Some(&before), directory, settings, metrics, in_process);
+    let new = Snapshot::build(
+        config,
+        Some(&before),
+        directory,
+        settings,
+        metrics,
+        in_process,
+    );
     let checksum = new.config.checksum;
     shared.snapshot.store(Arc::new(new));
     tracing::info!(checksum, "proxy has taken a new configuration over");
@@ -172,7 +183,11 @@ fn settings(config: &Config, generation: u64) -> Result<Settings, RunError> {
         .and(&config.certificate_authorities, "certificate_authority")
         .map_err(RunError::Trust)?;
     let resolver = Resolver::new(config.dns.clone()).map_err(RunError::Resolver)?;
-    Ok(Settings { generation, trust, resolver })
+    Ok(Settings {
+        generation,
+        trust,
+        resolver,
+    })
 }
 
 fn same_dns(a: &DnsOptions, b: &DnsOptions) -> bool {
@@ -191,7 +206,10 @@ fn start_core(
     listener: std::net::TcpListener,
     shared: Arc<Shared>,
 ) -> Result<oneshot::Receiver<()>, RunError> {
-    let failed = |source| RunError::Runtime { core: index, source };
+    let failed = |source| RunError::Runtime {
+        core: index,
+        source,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

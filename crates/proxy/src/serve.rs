@@ -62,11 +62,30 @@ pub(crate) async fn serve(
     );
     // Where the client's headers are once authorize has been asked.
     let mut kept = None;
-    let answering = answer(&core, &snapshot, &client, &mut head, body, &mut record, &mut kept);
+    let answering = answer(
+        &core,
+        &snapshot,
+        &client,
+        &mut head,
+        body,
+        &mut record,
+        &mut kept,
+    );
     let outcome = AssertUnwindSafe(answering).catch_unwind().await;
     let outcome = outcome.unwrap_or_else(|_| Err(panicked()));
-    let (response, tunnel) = finish(&core, &snapshot, outcome, &head, kept.as_deref(), &mut record);
-    let life = Life { record, _active: active, _busy: busy };
+    let (response, tunnel) = finish(
+        &core,
+        &snapshot,
+        outcome,
+        &head,
+        kept.as_deref(),
+        &mut record,
+    );
+    let life = Life {
+        record,
+        _active: active,
+        _busy: busy,
+    };
     match tunnel {
         None => Ok(response.map(|body| body.with_life(life))),
         Some(tunnel) => {
@@ -128,13 +147,18 @@ fn finish(
         }
     };
     if headers == Headers::Global {
-        respond::set(response.headers_mut(), &snapshot.config.http.set_response_headers);
+        respond::set(
+            response.headers_mut(),
+            &snapshot.config.http.set_response_headers,
+        );
     }
     if let Ok(id) = HeaderValue::try_from(&*record.id) {
         response.headers_mut().insert(X_REQUEST_ID, id);
     }
     if core.phase() >= Phase::Draining && head.version <= Version::HTTP_11 && tunnel.is_none() {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     (response, tunnel)
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use http::StatusCode;
 use postern_common::authz::Scheme;
 use postern_common::config::{
-    Config, HostHeader, LoadBalancing, PathRewrite, Route, RouteId, RouteTarget, ServerTls, Service,
-    Upgrades, UpstreamEndpoint, UpstreamProtocol, UpstreamTarget, UpstreamTls,
+    Config, HostHeader, LoadBalancing, PathRewrite, Route, RouteId, RouteTarget, ServerTls,
+    Service, Upgrades, UpstreamEndpoint, UpstreamProtocol, UpstreamTarget, UpstreamTls,
 };
 use postern_common::crypto::keys::SecretKey;
 use postern_common::route::{Authority, Found, RouteTable, Target, table::IncomingPorts};
@@ -17,8 +17,8 @@ use postern_common::web::redirect::Targets;
 use url::Url;
 
 use crate::access_log::Fields;
-use crate::metrics::{ProxyMetrics, RouteMetrics};
 use crate::forward::headers::HeaderRules;
+use crate::metrics::{ProxyMetrics, RouteMetrics};
 use crate::refuse::Stop;
 use crate::tls::PublicTls;
 use crate::upstream::Cluster;
@@ -91,12 +91,19 @@ impl Snapshot {
     ) -> Self {
         let ports = IncomingPorts::from_flag(config.flags.match_any_incoming_port);
         let prepare = |route: &Arc<Route>| {
-            let name = if route.name.is_empty() { "route" } else { &route.name };
+            let name = if route.name.is_empty() {
+                "route"
+            } else {
+                &route.name
+            };
             let cluster_name: Arc<str> = format!("{name}-{}", route.id).into();
             let cluster = match &route.target {
-                RouteTarget::Upstream(target) => {
-                    Some(destination(directory, Arc::clone(&cluster_name), target, settings))
-                }
+                RouteTarget::Upstream(target) => Some(destination(
+                    directory,
+                    Arc::clone(&cluster_name),
+                    target,
+                    settings,
+                )),
                 RouteTarget::Redirect(_) | RouteTarget::Response(_) => None,
             };
             let stat_name = match route.name.as_str() {
@@ -167,7 +174,11 @@ fn destination(
         Ok(cluster) => Destination::Cluster(cluster),
         Err(error) => {
             let reason = postern_common::telemetry::log::chain(&error);
-            tracing::error!(upstream_cluster = &*name, reason, "a route cannot be served");
+            tracing::error!(
+                upstream_cluster = &*name,
+                reason,
+                "a route cannot be served"
+            );
             Destination::Broken(reason)
         }
     }
@@ -216,7 +227,10 @@ fn authenticate(
     } else {
         AuthenticateWay::Route
     };
-    AuthenticateHost { authority: authority_of(url), way }
+    AuthenticateHost {
+        authority: authority_of(url),
+        way,
+    }
 }
 
 /// The host and port that a browser names when it opens this URL.

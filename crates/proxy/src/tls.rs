@@ -93,7 +93,10 @@ impl PublicTls {
         let Some(sni) = sni else {
             return true;
         };
-        let (opened, asked) = (self.certificates.choose(Some(sni)), self.certificates.choose(Some(host)));
+        let (opened, asked) = (
+            self.certificates.choose(Some(sni)),
+            self.certificates.choose(Some(host)),
+        );
         match (opened, asked) {
             (Some(opened), Some(asked)) => Arc::ptr_eq(opened, asked),
             _ => false,
@@ -106,7 +109,9 @@ impl ClientCertificates {
         let mtls = config.downstream_mtls.as_ref();
         Self {
             roots: mtls.map(|mtls| mtls.roots.clone()).unwrap_or_default(),
-            revocation_lists: mtls.map(|mtls| mtls.revocation_lists.clone()).unwrap_or_default(),
+            revocation_lists: mtls
+                .map(|mtls| mtls.revocation_lists.clone())
+                .unwrap_or_default(),
             required: mtls.is_some_and(|m| m.enforcement == MtlsEnforcement::RejectConnection),
             codec: config.http.codec,
         }
@@ -127,7 +132,10 @@ impl Certificates {
             let wildcard = |c: &&Arc<ServerCertificate>| {
                 c.names.iter().any(|pattern| wildcard_covers(pattern, name))
             };
-            self.0.iter().find(exact).or_else(|| self.0.iter().find(wildcard))
+            self.0
+                .iter()
+                .find(exact)
+                .or_else(|| self.0.iter().find(wildcard))
         });
         by_name.or_else(|| self.0.first())
     }
@@ -138,9 +146,8 @@ fn wildcard_covers(pattern: &str, name: &str) -> bool {
     let Some(suffix) = pattern.strip_prefix("*.") else {
         return false;
     };
-    name.split_once('.').is_some_and(|(label, rest)| {
-        !label.is_empty() && rest.eq_ignore_ascii_case(suffix)
-    })
+    name.split_once('.')
+        .is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(suffix))
 }
 
 impl ResolvesServerCert for Certificates {
@@ -163,17 +170,21 @@ fn client_verifier(
     roots.add_parsable_certificates(mtls.roots.iter().cloned());
     let hints = roots.subjects();
     if mtls.enforcement != MtlsEnforcement::RejectConnection {
-        return Ok(Arc::new(Judged { provider: Arc::clone(provider), hints }));
+        return Ok(Arc::new(Judged {
+            provider: Arc::clone(provider),
+            hints,
+        }));
     }
     let lists = mtls.revocation_lists.iter();
     let lists = lists.map(|der| CertificateRevocationListDer::from(der.clone()));
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
-        .with_crls(lists)
-        .only_check_end_entity_revocation()
-        .allow_unknown_revocation_status()
-        .enforce_revocation_expiration()
-        .build()
-        .map_err(TlsError::Clients)?;
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+            .with_crls(lists)
+            .only_check_end_entity_revocation()
+            .allow_unknown_revocation_status()
+            .enforce_revocation_expiration()
+            .build()
+            .map_err(TlsError::Clients)?;
     Ok(verifier)
 }
 
@@ -224,7 +235,9 @@ impl ClientCertVerifier for Judged {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
@@ -237,9 +250,9 @@ mod tests {
             names.iter().map(ToString::to_string).collect::<Vec<_>>(),
         )
         .unwrap();
-        let private = aws_lc_rs::sign::any_supported_type(&rustls::pki_types::PrivateKeyDer::Pkcs8(
-            key.signing_key.serialize_der().into(),
-        ))
+        let private = aws_lc_rs::sign::any_supported_type(
+            &rustls::pki_types::PrivateKeyDer::Pkcs8(key.signing_key.serialize_der().into()),
+        )
         .unwrap();
         Arc::new(ServerCertificate {
             key: Arc::new(CertifiedKey::new(vec![key.cert.der().clone()], private)),

@@ -34,11 +34,16 @@ pub(crate) async fn open(
         let endpoint = &member.endpoint;
         if endpoint.protocol != UpstreamProtocol::Tcp {
             let text = "A tcp+https route needs tcp:// upstreams.";
-            return Err(Stop::new(StatusCode::BAD_GATEWAY, "upstream_protocol_error", text));
+            return Err(Stop::new(
+                StatusCode::BAD_GATEWAY,
+                "upstream_protocol_error",
+                text,
+            ));
         }
         let connecting = connect::tcp(endpoint, address);
         let connected = timeout(limits::UPSTREAM_CONNECT, connecting).await;
-        core.pool.connected(endpoint.id, address, matches!(connected, Ok(Ok(_))));
+        core.pool
+            .connected(endpoint.id, address, matches!(connected, Ok(Ok(_))));
         let reason = match connected {
             Ok(Ok(stream)) => break stream,
             Ok(Err(error)) => postern_common::telemetry::log::chain(&error),
@@ -48,7 +53,11 @@ pub(crate) async fn open(
             return Err(unavailable(reason));
         }
     };
-    let timeouts = Timeouts { total: target.timeout, idle: target.idle_timeout, write: None };
+    let timeouts = Timeouts {
+        total: target.timeout,
+        idle: target.idle_timeout,
+        write: None,
+    };
     let tunnel = upgrade::to_tcp(client, stream, permitted.open, timeouts);
     Ok(Reply {
         response: Response::new(Body::empty()),

@@ -39,7 +39,9 @@ pub(crate) fn check(request: &ReadRequest, route: &Route) -> Result<(), Stop> {
         return Ok(());
     };
     let token = upgrade.token.to_str().unwrap_or_default().trim();
-    let allowed = route.upstream().is_some_and(|target| target.upgrades.allows(token));
+    let allowed = route
+        .upstream()
+        .is_some_and(|target| target.upgrades.allows(token));
     // By extended CONNECT only WebSocket is translated.
     if allowed && (!upgrade.extended || token.eq_ignore_ascii_case("websocket")) {
         return Ok(());
@@ -98,13 +100,34 @@ pub(crate) fn between(
     open: Open,
     timeouts: Timeouts,
 ) -> Tunnel {
-    let websocket = upgrade.token.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket");
-    Tunnel { client, upstream: Upstream::Upgrade(upstream), websocket, open, timeouts }
+    let websocket = upgrade
+        .token
+        .as_bytes()
+        .trim_ascii()
+        .eq_ignore_ascii_case(b"websocket");
+    Tunnel {
+        client,
+        upstream: Upstream::Upgrade(upstream),
+        websocket,
+        open,
+        timeouts,
+    }
 }
 
 /// For CONNECT.
-pub(crate) fn to_tcp(client: OnUpgrade, upstream: TcpStream, open: Open, timeouts: Timeouts) -> Tunnel {
-    Tunnel { client, upstream: Upstream::Tcp(upstream), websocket: false, open, timeouts }
+pub(crate) fn to_tcp(
+    client: OnUpgrade,
+    upstream: TcpStream,
+    open: Open,
+    timeouts: Timeouts,
+) -> Tunnel {
+    Tunnel {
+        client,
+        upstream: Upstream::Tcp(upstream),
+        websocket: false,
+        open,
+        timeouts,
+    }
 }
 
 impl Tunnel {
@@ -113,19 +136,31 @@ impl Tunnel {
     pub(crate) fn spawn(self, core: &Rc<Core>, mut life: Life) {
         let core = Rc::clone(core);
         tokio::task::spawn_local(async move {
-            let Self { client, upstream, websocket, open, timeouts } = self;
+            let Self {
+                client,
+                upstream,
+                websocket,
+                open,
+                timeouts,
+            } = self;
             let client = match client.await {
                 Ok(client) => TokioIo::new(client),
                 Err(error) => return life.record.cut("upgrade_failed", &error),
             };
             let joined = match upstream {
                 Upstream::Tcp(stream) => {
-                    join(client, stream, websocket, &open, &timeouts, &core, &mut life).await
+                    join(
+                        client, stream, websocket, &open, &timeouts, &core, &mut life,
+                    )
+                    .await
                 }
                 Upstream::Upgrade(upgrade) => match upgrade.await {
                     Ok(stream) => {
                         let stream = TokioIo::new(stream);
-                        join(client, stream, websocket, &open, &timeouts, &core, &mut life).await
+                        join(
+                            client, stream, websocket, &open, &timeouts, &core, &mut life,
+                        )
+                        .await
                     }
                     Err(error) => return life.record.cut("upgrade_failed", &error),
                 },
@@ -133,7 +168,9 @@ impl Tunnel {
             match (joined, open.entry().closed()) {
                 (_, Some(why)) => life.record.ended(why.as_str()),
                 (Ok(()), None) => life.record.complete(),
-                (Err(error), None) => life.record.cut("upstream_reset_after_response_started", &error),
+                (Err(error), None) => life
+                    .record
+                    .cut("upstream_reset_after_response_started", &error),
             }
         });
     }

@@ -23,7 +23,9 @@ impl Frames {
     pub(crate) fn pass(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.payload > 0 {
-                let here = usize::try_from(self.payload).unwrap_or(usize::MAX).min(bytes.len());
+                let here = usize::try_from(self.payload)
+                    .unwrap_or(usize::MAX)
+                    .min(bytes.len());
                 self.payload -= u64::try_from(here).unwrap_or(0);
                 bytes = bytes.get(here..).unwrap_or_default();
                 continue;

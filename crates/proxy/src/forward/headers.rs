@@ -54,9 +54,19 @@ pub(crate) struct Forwarding<'a> {
     /// The client's path, when the upstream gets another one.
     pub replaced_path: Option<&'a str>,
     pub upgrade: Option<&'a HeaderValue>,
+    pub receiver: Receiver,
     pub identity: PassIdentity,
     /// `remove_request_headers` of the route.
     pub remove: &'a [HeaderName],
+}
+
+/// Who gets a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Receiver {
+    /// Sees no credential of ours.
+    Upstream,
+    /// Our own authenticate service: the credentials are its.
+    Authenticate,
 }
 
 impl HeaderRules {
@@ -69,7 +79,9 @@ impl HeaderRules {
         let claim_headers = claim_headers.into_iter().map(dashed);
         Self {
             cookie_name: cookie_name.to_owned(),
-            claim_headers: claim_headers.filter(|name| !is_reserved(name.as_str())).collect(),
+            claim_headers: claim_headers
+                .filter(|name| !is_reserved(name.as_str()))
+                .collect(),
             append_forwarded_for,
             trusted_hops,
         }
@@ -99,22 +111,39 @@ impl HeaderRules {
         for (name, value) in client {
             let dropped = is_hop_by_hop(name)
                 || is_rebuilt(name)
-                || nominated.iter().any(|n| n.eq_ignore_ascii_case(name.as_str()))
+                || nominated
+                    .iter()
+                    .any(|n| n.eq_ignore_ascii_case(name.as_str()))
                 || self.forbids(name)
-                || (*name == AUTHORIZATION && is_own_credential(value, allow));
+                || (*name == AUTHORIZATION
+                    && forwarding.receiver == Receiver::Upstream
+                    && is_own_credential(value, allow));
             if !dropped {
                 out.append(name, value.clone());
             }
         }
-        if let Some(cookies) = self.cookies(client) {
-            out.insert(COOKIE, cookies);
+        match forwarding.receiver {
+            Receiver::Upstream => {
+                if let Some(cookies) = self.cookies(client) {
+                    out.insert(COOKIE, cookies);
+                }
+            }
+            Receiver::Authenticate => {
+                for field in client.get_all(COOKIE) {
+                    out.append(COOKIE, field.clone());
+                }
+            }
         }
         for name in &allow.remove_headers {
             out.remove(name);
         }
         self.identity(&mut out, allow, forwarding.identity);
         self.forwarded(&mut out, client, forwarding);
-        if client.get_all(TE).iter().any(|te| has_token(te, "trailers")) {
+        if client
+            .get_all(TE)
+            .iter()
+            .any(|te| has_token(te, "trailers"))
+        {
             out.insert(TE, HeaderValue::from_static("trailers"));
         }
         for name in forwarding.remove {
@@ -149,7 +178,10 @@ impl HeaderRules {
             (hops, false) => hops,
         };
         set(out, X_FORWARDED_FOR, hops);
-        out.insert(X_FORWARDED_PROTO, HeaderValue::from_static(forwarding.proto));
+        out.insert(
+            X_FORWARDED_PROTO,
+            HeaderValue::from_static(forwarding.proto),
+        );
         set(out, X_REAL_IP, Some(forwarding.client.to_string()));
         let before = joined(client, &X_FORWARDED_HOST).filter(|_| self.trusted_hops > 0);
         let hosts = match (before, forwarding.replaced_host) {
@@ -158,7 +190,11 @@ impl HeaderRules {
             (before, None) => before,
         };
         set(out, X_FORWARDED_HOST, hosts);
-        set(out, X_ENVOY_ORIGINAL_PATH, forwarding.replaced_path.map(str::to_owned));
+        set(
+            out,
+            X_ENVOY_ORIGINAL_PATH,
+            forwarding.replaced_path.map(str::to_owned),
+        );
         set(out, X_REQUEST_ID, Some(forwarding.request_id.to_owned()));
     }
 
@@ -168,7 +204,10 @@ impl HeaderRules {
         let first = fields.next()?;
         let ours = |value: &HeaderValue| {
             let name = self.cookie_name.as_bytes();
-            value.as_bytes().windows(name.len().max(1)).any(|window| window == name)
+            value
+                .as_bytes()
+                .windows(name.len().max(1))
+                .any(|window| window == name)
         };
         if fields.peek().is_none() && !ours(first) {
             return Some(first.clone());
@@ -181,7 +220,9 @@ impl HeaderRules {
             .filter(|cookie| !cookie.is_empty() && !cookie.starts_with(self.cookie_name.as_bytes()))
             .collect();
         let joined = kept.join(&b"; "[..]);
-        HeaderValue::from_bytes(&joined).ok().filter(|value| !value.is_empty())
+        HeaderValue::from_bytes(&joined)
+            .ok()
+            .filter(|value| !value.is_empty())
     }
 }
 
@@ -241,9 +282,13 @@ pub(crate) fn nominated(headers: &HeaderMap) -> Vec<&str> {
 /// Whether a comma-separated field has this token, in any case.
 pub(crate) fn has_token(value: &HeaderValue, token: &str) -> bool {
     value.to_str().is_ok_and(|value| {
-        value
-            .split(',')
-            .any(|part| part.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(token))
+        value.split(',').any(|part| {
+            part.split(';')
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .eq_ignore_ascii_case(token)
+        })
     })
 }
 
@@ -255,7 +300,9 @@ fn is_own_credential(value: &HeaderValue, allow: &Allow) -> bool {
     if scheme.eq_ignore_ascii_case(b"pomerium") {
         return true;
     }
-    let handle = rest.get(..9).is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"pomerium-"));
+    let handle = rest
+        .get(..9)
+        .is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"pomerium-"));
     scheme.eq_ignore_ascii_case(b"bearer") && (allow.consumed.bearer || handle)
 }
 
@@ -269,7 +316,11 @@ fn split_scheme(value: &[u8]) -> Option<(&[u8], &[u8])> {
 /// All values of a field in one (RFC 9110 5.3).
 fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     let mut all = String::new();
-    for value in headers.get_all(name).iter().filter_map(|value| value.to_str().ok()) {
+    for value in headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+    {
         if !all.is_empty() {
             all.push_str(", ");
         }

@@ -21,14 +21,12 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use postern_common::config::{
-    FixedResponse, PassIdentity, PathMatcher, Redirect, RouteTarget, UpstreamProtocol,
-    UpstreamTarget,
+    ErrorDetails, FixedResponse, PassIdentity, PathMatcher, Redirect, RouteTarget,
+    UpstreamProtocol, UpstreamTarget,
 };
 
-use self::exchange::{
-    Progress, RequestBody, RequestFailure, TimedOut, Timeouts, Trailers,
-};
-use self::headers::{Forwarding, X_FORWARDED_HOST};
+use self::exchange::{Progress, RequestBody, RequestFailure, TimedOut, Timeouts, Trailers};
+use self::headers::{Forwarding, Receiver, X_FORWARDED_HOST};
 use self::rewrite::UpstreamHost;
 use crate::access_log::Record;
 use crate::alarm::Alarm;
@@ -40,11 +38,11 @@ use crate::refuse::Stop;
 use crate::respond;
 use crate::serve::{Headers, Reply};
 use crate::snapshot::{AuthenticateWay, Destination, Prepared, Snapshot};
+use crate::tunnel;
 use crate::upgrade;
 use crate::upstream::connect::Needs;
 use crate::upstream::pool::Lease;
 use crate::upstream::{Cluster, Member};
-use crate::tunnel;
 
 /// Does what the permit says: forward, redirect, answer, or open a tunnel.
 pub(crate) async fn forward(
@@ -54,7 +52,8 @@ pub(crate) async fn forward(
     record: &mut Record,
 ) -> Result<Reply, Stop> {
     let permitted = permit.redeem();
-    match permitted.way.clone() {
+    let way = permitted.way.clone();
+    match way {
         Way::Authenticate => match &snapshot.authenticate.way {
             AuthenticateWay::BuiltIn(target, destination) => {
                 let plan = Plan {
@@ -62,19 +61,26 @@ pub(crate) async fn forward(
                     matcher: &PathMatcher::Any,
                     route: None,
                     cluster: cluster(destination)?,
+                    receiver: Receiver::Authenticate,
                 };
                 proxied(core, snapshot, permitted, &plan, record).await
             }
             // The route that names the host has been found by `authenticate`, which made the
             // permit for it; in-process authenticate needs none.
-            AuthenticateWay::InProcess | AuthenticateWay::Route => Err(unavailable("no way to authenticate")),
+            AuthenticateWay::InProcess | AuthenticateWay::Route => {
+                Err(unavailable("no way to authenticate"))
+            }
         },
-        Way::Route(route) | Way::AuthenticateRoute(route) => {
+        Way::Route(ref route) | Way::AuthenticateRoute(ref route) => {
+            let receiver = match way {
+                Way::Route(_) => Receiver::Upstream,
+                Way::Authenticate | Way::AuthenticateRoute(_) => Receiver::Authenticate,
+            };
             let (target, cluster) = match (&route.route.target, &route.cluster) {
                 (RouteTarget::Redirect(redirect), _) => {
-                    return Ok(redirected(&permitted, &route, redirect));
+                    return Ok(redirected(&permitted, route, redirect));
                 }
-                (RouteTarget::Response(fixed), _) => return Ok(fixed_response(&route, fixed)),
+                (RouteTarget::Response(fixed), _) => return Ok(fixed_response(route, fixed)),
                 (RouteTarget::Upstream(target), Some(destination)) => {
                     (target, cluster(destination)?)
                 }
@@ -84,7 +90,13 @@ pub(crate) async fn forward(
                 return tunnel::open(core, permitted, cluster, target).await;
             }
             let matcher = &route.route.matcher;
-            let plan = Plan { target, matcher, route: Some(&route), cluster };
+            let plan = Plan {
+                target,
+                matcher,
+                route: Some(route),
+                cluster,
+                receiver,
+            };
             proxied(core, snapshot, permitted, &plan, record).await
         }
     }
@@ -96,6 +108,19 @@ struct Plan<'a> {
     matcher: &'a PathMatcher,
     route: Option<&'a Arc<Prepared>>,
     cluster: &'a Cluster,
+    receiver: Receiver,
+}
+
+impl Plan<'_> {
+    /// What only operators may see, unless the route has `show_error_details`.
+    fn without_hidden_details(&self, stop: Stop) -> Stop {
+        let show = self.route.map(|route| route.route.error_details);
+        stop.with(|reason| {
+            reason
+                .shown_details
+                .take_if(|_| show != Some(ErrorDetails::Show));
+        })
+    }
 }
 
 fn cluster(destination: &Destination) -> Result<&Cluster, Stop> {
@@ -123,8 +148,19 @@ async fn proxied(
     plan: &Plan<'_>,
     record: &mut Record,
 ) -> Result<Reply, Stop> {
-    let Permitted { request, question, body, mut extensions, allow, open, .. } = permitted;
-    let client_upgrade = request.upgrade.as_ref().map(|_| upgrade::of_client(&mut extensions));
+    let Permitted {
+        request,
+        question,
+        body,
+        mut extensions,
+        allow,
+        open,
+        ..
+    } = permitted;
+    let client_upgrade = request
+        .upgrade
+        .as_ref()
+        .map(|_| upgrade::of_client(&mut extensions));
     let progress = Progress::new(request.received, !body.is_end_stream());
     let timeouts = timeouts(snapshot, plan.target, &request, &question.headers);
     let read_limit = snapshot.config.http.timeout_read;
@@ -140,10 +176,17 @@ async fn proxied(
     let path_and_query = rewrite::path_and_query(&path, request.target.query());
     let path_and_query = PathAndQuery::try_from(path_and_query)
         .map_err(|error| Stop::bad_request("invalid_rewritten_path", error.to_string()))?;
-    let needs = if client_upgrade.is_some() { Needs::Http1 } else { Needs::Http };
+    let needs = if client_upgrade.is_some() {
+        Needs::Http1
+    } else {
+        Needs::Http
+    };
     let mut tries = retry::Tries::new(plan.cluster, &core.pool, allow.session.as_deref());
     loop {
-        let (member, mut lease) = tries.lease(needs, plan.route.map(|route| &*route.metrics)).await?;
+        let leased = tries
+            .lease(needs, plan.route.map(|route| &*route.metrics))
+            .await;
+        let (member, mut lease) = leased.map_err(|stop| plan.without_hidden_details(stop))?;
         check_protocol(&request, member, &lease)?;
         let outgoing = Outgoing {
             snapshot,
@@ -167,7 +210,15 @@ async fn proxied(
                     timeouts,
                     grpc: request.grpc,
                 };
-                return answer(snapshot, plan, response, exchange, open, client_upgrade, &request);
+                return answer(
+                    snapshot,
+                    plan,
+                    response,
+                    exchange,
+                    open,
+                    client_upgrade,
+                    &request,
+                );
             }
             Err(NoHead::Send(mut error)) => {
                 let unsent = error.take_message();
@@ -223,7 +274,12 @@ impl Outgoing<'_> {
         let own = HeaderValue::try_from(&**request.target.authority.text())
             .map_err(|error| Stop::bad_request("invalid_host", error.to_string()))?;
         let rule = &plan.target.host;
-        let chosen = rewrite::host(rule, &self.member.authority, self.headers, request.target.path());
+        let chosen = rewrite::host(
+            rule,
+            &self.member.authority,
+            self.headers,
+            request.target.path(),
+        );
         let (host, replaced) = match chosen {
             UpstreamHost::Unchanged => (own, None),
             UpstreamHost::Changed(host) => {
@@ -231,7 +287,9 @@ impl Outgoing<'_> {
                 (host, replaced)
             }
         };
-        let removed = plan.route.map_or(&[][..], |route| &route.route.request_headers.remove);
+        let removed = plan
+            .route
+            .map_or(&[][..], |route| &route.route.request_headers.remove);
         let websocket_key = request.upgrade.as_ref().filter(|upgrade| upgrade.extended);
         let mut map = self.snapshot.headers.upstream(
             self.headers,
@@ -242,9 +300,13 @@ impl Outgoing<'_> {
                 proto: request.target.scheme.as_str(),
                 request_id: &request.id,
                 replaced_host: replaced.filter(|_| !removed.contains(&X_FORWARDED_HOST)),
-                replaced_path: (**self.path != *request.target.path()).then(|| request.target.path()),
+                replaced_path: (**self.path != *request.target.path())
+                    .then(|| request.target.path()),
                 upgrade: request.upgrade.as_ref().map(|upgrade| &upgrade.token),
-                identity: plan.route.map_or(PassIdentity::Yes, |r| r.route.identity.headers),
+                receiver: plan.receiver,
+                identity: plan
+                    .route
+                    .map_or(PassIdentity::Yes, |r| r.route.identity.headers),
                 remove: removed,
             },
         );
@@ -319,7 +381,10 @@ async fn head(
     .await
 }
 
-#[expect(clippy::too_many_arguments, reason = "everything that an answer is made of")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "everything that an answer is made of"
+)]
 fn answer(
     snapshot: &Snapshot,
     plan: &Plan<'_>,
@@ -341,16 +406,29 @@ fn answer(
         .grpc(13)
         .because("the upstream switched protocols without being asked"));
     }
-    respond::clean(&mut parts.headers, &snapshot.config.cookie.name, upgraded);
+    let own_cookies = match plan.receiver {
+        Receiver::Upstream => Some(snapshot.config.cookie.name.as_str()),
+        Receiver::Authenticate => None,
+    };
+    respond::clean(&mut parts.headers, own_cookies, upgraded);
     if let Some(route) = plan.route {
         respond::apply(&mut parts.headers, &route.route.response_headers);
     }
-    let scope = if plan.route.is_some() { Headers::Route } else { Headers::Global };
+    let scope = if plan.route.is_some() {
+        Headers::Route
+    } else {
+        Headers::Global
+    };
     parts.version = Version::HTTP_11;
     let (Some(client), true, Some(upgrade)) = (client_upgrade, upgraded, &request.upgrade) else {
         let body = Body::upstream(incoming, exchange, open);
         let response = Response::from_parts(parts, body);
-        return Ok(Reply { response, headers: scope, details: "via_upstream", tunnel: None });
+        return Ok(Reply {
+            response,
+            headers: scope,
+            details: "via_upstream",
+            tunnel: None,
+        });
     };
     let upstream = hyper::upgrade::on(Response::from_parts(parts.clone(), incoming));
     if upgrade.extended {
@@ -359,7 +437,12 @@ fn answer(
     let tunnel = upgrade::between(client, upstream, upgrade, open, exchange.timeouts);
     let response = Response::from_parts(parts, Body::empty());
     let tunnel = Some(Box::new(tunnel));
-    Ok(Reply { response, headers: scope, details: "via_upstream", tunnel })
+    Ok(Reply {
+        response,
+        headers: scope,
+        details: "via_upstream",
+        tunnel,
+    })
 }
 
 fn timeouts(
@@ -371,7 +454,11 @@ fn timeouts(
     let write = snapshot.config.http.timeout_write;
     // An upgrade lives as long as it likes, unless the route's own key says otherwise; loading
     // has already turned the default off where upgrades are allowed.
-    let grpc = request.grpc.then(|| headers.get("grpc-timeout")).flatten().and_then(retry::grpc_timeout);
+    let grpc = request
+        .grpc
+        .then(|| headers.get("grpc-timeout"))
+        .flatten()
+        .and_then(retry::grpc_timeout);
     let total = match (target.timeout, grpc) {
         (Some(total), Some(grpc)) => Some(total.min(grpc)),
         (total, grpc) => total.or(grpc),
@@ -421,7 +508,12 @@ fn redirected(permitted: &Permitted, route: &Prepared, redirect: &Redirect) -> R
         response.headers_mut().insert(LOCATION, location);
     }
     respond::apply(response.headers_mut(), &route.route.response_headers);
-    Reply { response, headers: Headers::Route, details: "direct_response", tunnel: None }
+    Reply {
+        response,
+        headers: Headers::Route,
+        details: "direct_response",
+        tunnel: None,
+    }
 }
 
 fn fixed_response(route: &Prepared, fixed: &FixedResponse) -> Reply {
@@ -430,7 +522,12 @@ fn fixed_response(route: &Prepared, fixed: &FixedResponse) -> Reply {
     let text = HeaderValue::from_static("text/plain");
     response.headers_mut().insert(CONTENT_TYPE, text);
     respond::apply(response.headers_mut(), &route.route.response_headers);
-    Reply { response, headers: Headers::Route, details: "direct_response", tunnel: None }
+    Reply {
+        response,
+        headers: Headers::Route,
+        details: "direct_response",
+        tunnel: None,
+    }
 }
 
 fn timed_out(which: TimedOut, request_done: bool) -> Stop {
@@ -469,7 +566,11 @@ fn broken(name: &str, error: &hyper::Error) -> Stop {
             .because(cause);
     }
     let text = "The application behind this address broke off the connection.";
-    Stop::new(StatusCode::SERVICE_UNAVAILABLE, "upstream_reset_before_response_started", text)
-        .grpc(1)
-        .because(cause)
+    Stop::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "upstream_reset_before_response_started",
+        text,
+    )
+    .grpc(1)
+    .because(cause)
 }

@@ -21,7 +21,10 @@ pub(crate) fn location(redirect: &Redirect, matcher: &PathMatcher, asked: &Asked
     let host = redirect.host.as_deref().unwrap_or(asked.host);
     // A port belongs to the host it came with.
     let asked_port = asked.port.filter(|_| redirect.host.is_none());
-    let port = redirect.port.or(asked_port).filter(|port| default_port(scheme) != Some(*port));
+    let port = redirect
+        .port
+        .or(asked_port)
+        .filter(|port| default_port(scheme) != Some(*port));
     let (path, may_add_query) = match &redirect.path {
         RedirectPath::Keep => (asked.path.to_owned(), true),
         RedirectPath::Replace(path) => (path.clone(), !path.contains('?')),
@@ -85,25 +88,52 @@ mod tests {
     #[test]
     fn parts_are_replaced_one_by_one() {
         assert_eq!(go(&redirect()), "https://a.test:8443/old/x?q=1");
-        let host = Redirect { host: Some("b.test".into()), ..redirect() };
+        let host = Redirect {
+            host: Some("b.test".into()),
+            ..redirect()
+        };
         assert_eq!(go(&host), "https://b.test/old/x?q=1");
-        let port = Redirect { port: Some(443), ..redirect() };
+        let port = Redirect {
+            port: Some(443),
+            ..redirect()
+        };
         assert_eq!(go(&port), "https://a.test/old/x?q=1");
-        let path = Redirect { path: RedirectPath::Replace("/new?z".into()), ..redirect() };
+        let path = Redirect {
+            path: RedirectPath::Replace("/new?z".into()),
+            ..redirect()
+        };
         assert_eq!(go(&path), "https://a.test:8443/new?z");
-        let prefix = Redirect { path: RedirectPath::Prefix("/new".into()), ..redirect() };
+        let prefix = Redirect {
+            path: RedirectPath::Prefix("/new".into()),
+            ..redirect()
+        };
         assert_eq!(go(&prefix), "https://a.test:8443/new/x?q=1");
-        let strip = Redirect { query: RedirectQuery::Strip, ..redirect() };
+        let strip = Redirect {
+            query: RedirectQuery::Strip,
+            ..redirect()
+        };
         assert_eq!(go(&strip), "https://a.test:8443/old/x");
     }
 
     #[test]
     fn default_ports_vanish_with_the_scheme() {
         let matcher = PathMatcher::Any;
-        let asked = Asked { scheme: "http", host: "a.test", port: None, path: "/", query: None };
-        let https = Redirect { scheme: Some("https".into()), ..redirect() };
+        let asked = Asked {
+            scheme: "http",
+            host: "a.test",
+            port: None,
+            path: "/",
+            query: None,
+        };
+        let https = Redirect {
+            scheme: Some("https".into()),
+            ..redirect()
+        };
         assert_eq!(location(&https, &matcher, &asked), "https://a.test/");
-        let odd = Asked { port: Some(443), ..asked };
+        let odd = Asked {
+            port: Some(443),
+            ..asked
+        };
         assert_eq!(location(&https, &matcher, &odd), "https://a.test/");
     }
 }

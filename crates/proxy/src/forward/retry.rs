@@ -34,11 +34,20 @@ impl<'a> Tries<'a> {
         session: Option<&SessionSummary>,
     ) -> Self {
         let key = session.map(|session| {
-            session.session_id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-            })
+            session
+                .session_id
+                .bytes()
+                .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                    (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+                })
         });
-        Self { cluster, pool, key, failed: Vec::new(), count: 0 }
+        Self {
+            cluster,
+            pool,
+            key,
+            failed: Vec::new(),
+            count: 0,
+        }
     }
 
     pub(crate) fn left(&self) -> bool {
@@ -105,7 +114,11 @@ impl<'a> Tries<'a> {
         }
         self.resolved().await?;
         let all = self.candidates();
-        let fresh: Vec<_> = all.iter().copied().filter(|c| !self.is_avoided(c)).collect();
+        let fresh: Vec<_> = all
+            .iter()
+            .copied()
+            .filter(|c| !self.is_avoided(c))
+            .collect();
         let candidates = if fresh.is_empty() { &all } else { &fresh };
         let dice = u64::from_ne_bytes(postern_common::crypto::random::bytes());
         self.cluster
@@ -140,7 +153,8 @@ impl<'a> Tries<'a> {
 
     /// Waits until at least one endpoint has addresses, or all have failed to get any.
     async fn resolved(&self) -> Result<(), Stop> {
-        let known = |endpoint: &Endpoint| matches!(&*endpoint.addresses.borrow(), Addresses::Known(_));
+        let known =
+            |endpoint: &Endpoint| matches!(&*endpoint.addresses.borrow(), Addresses::Known(_));
         let members = &self.cluster.members;
         if members.iter().any(|member| known(&member.endpoint)) {
             return Ok(());
@@ -148,10 +162,15 @@ impl<'a> Tries<'a> {
         let first_answers = members.iter().map(|member| async move {
             let mut addresses = member.endpoint.addresses.clone();
             let answered = |a: &Addresses| !matches!(a, Addresses::Resolving);
-            addresses.wait_for(answered).await.map(|answer| answer.clone())
+            addresses
+                .wait_for(answered)
+                .await
+                .map(|answer| answer.clone())
         });
         let all = futures::future::join_all(first_answers);
-        let answers = timeout(limits::UPSTREAM_RESOLVE, all).await.unwrap_or_default();
+        let answers = timeout(limits::UPSTREAM_RESOLVE, all)
+            .await
+            .unwrap_or_default();
         if members.iter().any(|member| known(&member.endpoint)) {
             return Ok(());
         }
@@ -166,7 +185,10 @@ impl<'a> Tries<'a> {
         Err(unavailable(if reason.is_empty() {
             "the upstream's name has not been resolved in time".to_owned()
         } else {
-            format!("the upstream's name cannot be resolved: {}", reason.join("; "))
+            format!(
+                "the upstream's name cannot be resolved: {}",
+                reason.join("; ")
+            )
         }))
     }
 }

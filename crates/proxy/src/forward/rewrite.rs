@@ -188,7 +188,11 @@ mod tests {
         for (base, given, expected) in cases {
             let rewrite = PathRewrite::Join(base.to_owned());
             assert_eq!(path(&rewrite, &any, given), expected, "{base} {given}");
-            assert_eq!(path(&rewrite, &prefix("/"), given), expected, "{base} {given}");
+            assert_eq!(
+                path(&rewrite, &prefix("/"), given),
+                expected,
+                "{base} {given}"
+            );
         }
         let rewrite = PathRewrite::Join("/b".to_owned());
         assert_eq!(path(&rewrite, &prefix("/a"), "/a/x"), "/b/x");
@@ -202,7 +206,10 @@ mod tests {
         let rewrite = PathRewrite::Prefix("/b".to_owned());
         assert_eq!(path(&rewrite, &prefix("/a"), "/a/x"), "/b/x");
         assert_eq!(path(&rewrite, &prefix("/a"), "/ax"), "/bx");
-        assert_eq!(path_and_query(&path(&rewrite, &prefix("/a"), "/a/x"), Some("q")), "/b/x?q");
+        assert_eq!(
+            path_and_query(&path(&rewrite, &prefix("/a"), "/a/x"), Some("q")),
+            "/b/x?q"
+        );
         let slash = PathRewrite::Prefix("/".to_owned());
         assert_eq!(path(&slash, &prefix("/a"), "/a/x"), "/x");
         assert_eq!(path(&slash, &prefix("/a"), "/a"), "/");
@@ -217,7 +224,10 @@ mod tests {
             pattern: Regex::new("^/service/([^/]+)(/.*)$").unwrap(),
             substitution: r"\2/instance/\1".to_owned(),
         };
-        assert_eq!(path(&rewrite, &PathMatcher::Any, "/service/foo/v1/api"), "/v1/api/instance/foo");
+        assert_eq!(
+            path(&rewrite, &PathMatcher::Any, "/service/foo/v1/api"),
+            "/v1/api/instance/foo"
+        );
         assert_eq!(path(&rewrite, &PathMatcher::Any, "/other"), "/other");
     }
 
@@ -234,7 +244,10 @@ mod tests {
         assert_eq!(without_session("a=1&pomerium_session=X&b"), "a=1&b");
         assert_eq!(without_session("pomerium%5Fsession=X"), "");
         assert_eq!(without_session("pomerium_session"), "");
-        assert_eq!(without_session("pomerium_sessions=1"), "pomerium_sessions=1");
+        assert_eq!(
+            without_session("pomerium_sessions=1"),
+            "pomerium_sessions=1"
+        );
         assert_eq!(path_and_query("/p", Some("pomerium_session=X")), "/p");
     }
 

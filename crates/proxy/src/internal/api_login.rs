@@ -25,8 +25,13 @@ pub(super) fn answer(snapshot: &Snapshot, request: &Request) -> Result<Response<
     let config = &snapshot.config;
     let host = request.target.authority.text();
     let callback = format!("https://{host}/.pomerium/callback/?{query}");
-    let route = snapshot.route(&request.target).map(|prepared| &*prepared.route);
-    let provider = config.provider_id(route).map(|id| &**id).unwrap_or_default();
+    let route = snapshot
+        .route(&request.target)
+        .map(|prepared| &*prepared.route);
+    let provider = config
+        .provider_id(route)
+        .map(|id| &**id)
+        .unwrap_or_default();
     let mut url = config.urls.authenticate.clone();
     url.set_path("/.pomerium/sign_in");
     url.query_pairs_mut().clear().extend_pairs([
@@ -37,5 +42,9 @@ pub(super) fn answer(snapshot: &Snapshot, request: &Request) -> Result<Response<
     ]);
     let key = snapshot.shared_secret()?;
     let signed = signed_url::sign(key, &url, Timestamp::now());
-    Ok(with_type(StatusCode::OK, "text/plain; charset=utf-8", String::from(signed)))
+    Ok(with_type(
+        StatusCode::OK,
+        "text/plain; charset=utf-8",
+        String::from(signed),
+    ))
 }

@@ -146,13 +146,24 @@ fn only(method: &Method, allowed: &[Method]) -> Result<(), Stop> {
     let names: Vec<_> = allowed.iter().map(Method::as_str).collect();
     let names = HeaderValue::try_from(names.join(", "));
     let text = "This address does not answer to this method.";
-    Err(Stop::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text)
-        .origin(Origin::Endpoint)
-        .with(|reason| reason.headers.extend(names.ok().map(|names| (ALLOW, names)))))
+    Err(
+        Stop::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text)
+            .origin(Origin::Endpoint)
+            .with(|reason| {
+                reason
+                    .headers
+                    .extend(names.ok().map(|names| (ALLOW, names)))
+            }),
+    )
 }
 
 fn own(response: Response<Body>) -> Reply {
-    Reply { response, headers: Headers::Global, details: "direct_response", tunnel: None }
+    Reply {
+        response,
+        headers: Headers::Global,
+        details: "direct_response",
+        tunnel: None,
+    }
 }
 
 fn with_type(
@@ -162,7 +173,9 @@ fn with_type(
 ) -> Response<Body> {
     let mut response = Response::new(Body::full(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
@@ -174,7 +187,9 @@ pub(crate) fn redirect(status: StatusCode, location: &str) -> Result<Response<Bo
     *response.status_mut() = status;
     response.headers_mut().insert(LOCATION, location);
     if status != StatusCode::MOVED_PERMANENTLY {
-        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+            .headers_mut()
+            .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     Ok(response)
 }
@@ -211,7 +226,12 @@ mod tests {
         assert_eq!(at("/.pomerium/none"), Some(Endpoint::Nothing));
         assert_eq!(at("/.well-known/pomerium/jwks.json"), Some(Endpoint::Jwks));
         assert_eq!(at("/.well-known/pomerium"), Some(Endpoint::WellKnown));
-        for path in ["/", "/.pomeriums", "/x/.pomerium/", "/.well-known/openid-configuration"] {
+        for path in [
+            "/",
+            "/.pomeriums",
+            "/x/.pomerium/",
+            "/.well-known/openid-configuration",
+        ] {
             assert_eq!(at(path), None, "{path}");
         }
     }

@@ -59,8 +59,16 @@ pub(super) async fn page(
     headers: &HeaderMap,
 ) -> Result<Response<Body>, Stop> {
     let portal = portal(core, snapshot, request, headers).await?;
-    let content = Page { routes: &portal.routes };
-    let page = page::respond(&snapshot.look, StatusCode::OK, "Routes", Forms::None, &content);
+    let content = Page {
+        routes: &portal.routes,
+    };
+    let page = page::respond(
+        &snapshot.look,
+        StatusCode::OK,
+        "Routes",
+        Forms::None,
+        &content,
+    );
     Ok(page.map(Body::full))
 }
 
@@ -124,7 +132,9 @@ async fn may_open(core: &Core, request: &Request, headers: &HeaderMap, route: &R
 fn entry(route: &Route) -> Entry {
     let (kind, from, connect_command) = match &route.from.scheme {
         FromScheme::Tcp { authorities } => {
-            let command = authorities.first().map(|to| format!("pomerium-cli tcp {to}"));
+            let command = authorities
+                .first()
+                .map(|to| format!("pomerium-cli tcp {to}"));
             ("tcp", route.from.text.clone(), command)
         }
         FromScheme::Http | FromScheme::Https => ("http", from(route), None),

@@ -55,8 +55,13 @@ pub(super) async fn answer(
             token: &token(snapshot, headers)?,
             redirect_uri: wanted.as_deref().filter(|_| target.is_some()),
         };
-        let page =
-            page::respond(&snapshot.look, StatusCode::OK, "Sign out?", Forms::Some, &content);
+        let page = page::respond(
+            &snapshot.look,
+            StatusCode::OK,
+            "Sign out?",
+            Forms::Some,
+            &content,
+        );
         return Ok(page.map(Body::full));
     }
     let config = &snapshot.config;
@@ -90,9 +95,17 @@ pub(crate) fn clear_cookies(
     now: Timestamp,
 ) -> Vec<http::HeaderValue> {
     let options = &snapshot.config.cookie;
-    let scope = Scope { domain: options.domain.as_deref(), ..Scope::HOST };
+    let scope = Scope {
+        domain: options.domain.as_deref(),
+        ..Scope::HOST
+    };
     let mut cleared = cookie::clear_everywhere(&options.name, host, now);
-    cleared.extend(options.domain.as_ref().and_then(|_| cookie::clear(&options.name, scope, now)));
+    cleared.extend(
+        options
+            .domain
+            .as_ref()
+            .and_then(|_| cookie::clear(&options.name, scope, now)),
+    );
     cleared
 }
 
@@ -106,13 +119,20 @@ fn target(snapshot: &Snapshot, wanted: Option<&str>) -> Option<String> {
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     own.map(|target| target.location)
         .or_else(|| any.map(String::from))
-        .or_else(|| config.signout_redirect_url.as_ref().map(ToString::to_string))
+        .or_else(|| {
+            config
+                .signout_redirect_url
+                .as_ref()
+                .map(ToString::to_string)
+        })
 }
 
 fn session(snapshot: &Snapshot, headers: &HeaderMap) -> Option<Handle> {
     let config = &snapshot.config;
     let values = cookie::values(headers, &config.cookie.name);
-    match cookie::single(values, |value| Handle::decode(&config.secrets.shared, value)) {
+    match cookie::single(values, |value| {
+        Handle::decode(&config.secrets.shared, value)
+    }) {
         Single::One(handle) => Some(handle),
         Single::Absent | Single::Bad(_) | Single::Conflict => None,
     }
@@ -144,7 +164,9 @@ fn is_same_origin(headers: &HeaderMap, host: &str) -> bool {
     let Some(origin) = headers.get(ORIGIN).and_then(|origin| origin.to_str().ok()) else {
         return false;
     };
-    origin.strip_prefix("https://").is_some_and(|origin| origin.eq_ignore_ascii_case(host))
+    origin
+        .strip_prefix("https://")
+        .is_some_and(|origin| origin.eq_ignore_ascii_case(host))
 }
 
 async fn form(headers: &HeaderMap, body: Incoming) -> Result<String, Stop> {
@@ -176,17 +198,24 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs.iter().map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap())).collect()
+        pairs
+            .iter()
+            .map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap()))
+            .collect()
     }
 
     #[test]
     fn s44_who_sent_the_form() {
-        let same = |pairs: &[(&'static str, &'static str)]| is_same_origin(&headers(pairs), "a.test");
+        let same =
+            |pairs: &[(&'static str, &'static str)]| is_same_origin(&headers(pairs), "a.test");
         assert!(same(&[("sec-fetch-site", "same-origin")]));
         assert!(same(&[("origin", "https://a.test")]));
         assert!(!same(&[]));
         assert!(!same(&[("sec-fetch-site", "same-site")]));
-        assert!(!same(&[("sec-fetch-site", "cross-site"), ("origin", "https://a.test")]));
+        assert!(!same(&[
+            ("sec-fetch-site", "cross-site"),
+            ("origin", "https://a.test")
+        ]));
         assert!(!same(&[("origin", "https://evil.test")]));
         assert!(!same(&[("origin", "null")]));
         assert!(!same(&[("origin", "http://a.test")]));

@@ -57,7 +57,7 @@ pub(super) async fn page(
     let allow = permit::identify(core, request, headers).await?;
     let person = match &allow.session {
         None => None,
-        Some(session) => Some(person(core, snapshot, &allow, session).await),
+        Some(session) => Some(person(core, &allow, session).await),
     };
     let (title, forms) = match &person {
         Some(_) => ("Your account", Forms::Some),
@@ -72,12 +72,7 @@ pub(super) async fn page(
     Ok(page.map(Body::full))
 }
 
-async fn person(
-    core: &Rc<Core>,
-    snapshot: &Snapshot,
-    allow: &Allow,
-    session: &SessionSummary,
-) -> Person {
+async fn person(core: &Rc<Core>, allow: &Allow, session: &SessionSummary) -> Person {
     let mut person = Person {
         email: session.email.clone(),
         user_id: session.user_id.clone(),
@@ -85,13 +80,20 @@ async fn person(
         ..Person::default()
     };
     if let Some(claims) = assertion(allow).and_then(payload) {
-        let groups = claims.get("groups").and_then(Value::as_array).into_iter().flatten();
-        person.groups = groups.filter_map(Value::as_str).map(str::to_owned).collect();
+        let groups = claims
+            .get("groups")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten();
+        person.groups = groups
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect();
         if let Some(name) = claims.get("name").and_then(Value::as_str) {
             name.clone_into(&mut person.records.name);
         }
     }
-    match records::read(core, snapshot, session).await {
+    match records::read(core, session).await {
         Ok(mut records) => {
             if records.name.is_empty() {
                 records.name = std::mem::take(&mut person.records.name);
@@ -100,7 +102,10 @@ async fn person(
         }
         Err(error) => {
             let reason = postern_common::telemetry::log::chain(&error);
-            tracing::warn!(reason, "the user's page is shown without the databroker's data");
+            tracing::warn!(
+                reason,
+                "the user's page is shown without the databroker's data"
+            );
             person.note = Some("More about you cannot be read just now.");
         }
     }
@@ -115,7 +120,10 @@ pub(super) async fn json(
 ) -> Result<Response<Body>, Stop> {
     let allow = permit::identify(core, request, headers).await?;
     let mut claims = assertion(&allow).and_then(payload).ok_or_else(nothing)?;
-    let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
+    let subject = claims
+        .get("sub")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     if subject.is_empty() {
         return Err(nothing());
     }
@@ -142,14 +150,20 @@ pub(super) async fn jwt(
 }
 
 fn assertion(allow: &Allow) -> Option<&str> {
-    let set = allow.set_headers.iter().find(|(name, _)| name.as_str() == ASSERTION);
-    set.and_then(|(_, value)| value.to_str().ok()).filter(|text| !text.is_empty())
+    let set = allow
+        .set_headers
+        .iter()
+        .find(|(name, _)| name.as_str() == ASSERTION);
+    set.and_then(|(_, value)| value.to_str().ok())
+        .filter(|text| !text.is_empty())
 }
 
 /// It was signed by our own authorize a moment ago, so it is only read.
 fn payload(jwt: &str) -> Option<Map<String, Value>> {
     let payload = jwt.split('.').nth(1)?;
-    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).ok()?;
+    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD
+        .decode(payload)
+        .ok()?;
     serde_json::from_slice(&bytes).ok()
 }
 
@@ -174,8 +188,15 @@ mod tests {
             },
             ..Person::default()
         };
-        let page = Page { person: Some(&person), token: "t", routes: true };
+        let page = Page {
+            person: Some(&person),
+            token: "t",
+            routes: true,
+        };
         let html = page.render().unwrap();
-        assert!(!html.contains("<script") && !html.contains("<img"), "{html}");
+        assert!(
+            !html.contains("<script") && !html.contains("<img"),
+            "{html}"
+        );
     }
 }

@@ -25,14 +25,19 @@ pub(super) fn discovery(snapshot: &Snapshot, request: &Request) -> Response<Body
         text(format!("https://{host}/.pomerium/sign_out")),
     );
     let mut response = with_type(StatusCode::OK, "application/json", body);
-    response.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANYONE);
+    response
+        .headers_mut()
+        .insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANYONE);
     response
 }
 
 /// `/.well-known/pomerium/jwks.json`
 pub(super) fn jwks(snapshot: &Snapshot, headers: &HeaderMap) -> Response<Body> {
     let jwks = snapshot.config.signing_keys.jwks();
-    let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let known = headers
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
     let mut known = known.flat_map(|value| value.split(',')).map(str::trim);
     let fresh = known.any(|tag| tag == "*" || tag.trim_start_matches("W/") == jwks.etag);
     let mut response = if fresh {

@@ -107,14 +107,18 @@ impl Stream {
 
     /// Asks; the caller has the deadline.
     pub(super) async fn ask(&self, request: Arc<CheckRequest>) -> Answer {
-        let unreachable = |reason: &str| AuthorizeError::Unreachable { reason: reason.to_owned() };
+        let unreachable = |reason: &str| AuthorizeError::Unreachable {
+            reason: reason.to_owned(),
+        };
         self.state.load.fetch_add(1, Ordering::Relaxed);
         let _load = Load(&self.state);
         let (answer, answered) = oneshot::channel();
         self.questions
             .try_send(Ask { request, answer })
             .map_err(|_| unreachable("too many questions wait for authorize"))?;
-        answered.await.unwrap_or_else(|_| Err(unreachable("the process ends")))
+        answered
+            .await
+            .unwrap_or_else(|_| Err(unreachable("the process ends")))
     }
 }
 
@@ -165,7 +169,11 @@ impl Driver {
                 && let Some(suppressed) = self.told.pass("", std::time::Instant::now())
             {
                 let reason = postern_common::telemetry::log::chain(&broken);
-                tracing::warn!(reason, suppressed, "a stream of decisions from authorize broke");
+                tracing::warn!(
+                    reason,
+                    suppressed,
+                    "a stream of decisions from authorize broke"
+                );
             }
             // One that lived for a while may be opened at once.
             if opened.elapsed() > Duration::from_secs(5) {
@@ -183,12 +191,13 @@ impl Driver {
     /// One stream, from its begin to its end.
     async fn converse(&mut self, again: bool) -> Broken {
         let (outgoing, stream) = mpsc::channel(OUTGOING);
-        let mut client = DecisionsClient::with_interceptor(
-            self.transport.clone(),
-            self.keys.for_client(),
-        );
+        let mut client =
+            DecisionsClient::with_interceptor(self.transport.clone(), self.keys.for_client());
         self.config.mark_unchanged();
-        let hello = proto::QuestionBatch { hello: Some(self.hello()), questions: Vec::new() };
+        let hello = proto::QuestionBatch {
+            hello: Some(self.hello()),
+            questions: Vec::new(),
+        };
         // There is room: nothing has been sent yet.
         let _ = outgoing.try_send(hello);
         let opening = client.decide(ReceiverStream::new(stream));
@@ -294,7 +303,9 @@ impl Driver {
                 continue;
             };
             let decision = wire::decision(answer, &ask.request.subject).unwrap_or_else(|error| {
-                Err(AuthorizeError::DataUnavailable { reason: error.to_string() })
+                Err(AuthorizeError::DataUnavailable {
+                    reason: error.to_string(),
+                })
             });
             let _ = ask.answer.send(drop_stale(decision));
         }

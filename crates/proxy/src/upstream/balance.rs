@@ -25,7 +25,10 @@ pub(crate) struct Candidate {
 
 impl Choice {
     pub(crate) fn new(policy: LoadBalancing) -> Self {
-        Self { policy, round: AtomicUsize::new(0) }
+        Self {
+            policy,
+            round: AtomicUsize::new(0),
+        }
     }
 
     /// Chooses among `candidates`. `key` keeps requests of one session together under the hashing
@@ -48,11 +51,17 @@ impl Choice {
             LoadBalancing::LeastRequest => {
                 let first = by_weight(candidates, dice & 0xffff_ffff)?;
                 let second = by_weight(candidates, dice >> 32)?;
-                Some(if second.load < first.load { second } else { first })
+                Some(if second.load < first.load {
+                    second
+                } else {
+                    first
+                })
             }
             LoadBalancing::RingHash | LoadBalancing::Maglev => {
                 let key = key.unwrap_or(dice);
-                candidates.iter().max_by_key(|candidate| rendezvous(candidate, key))
+                candidates
+                    .iter()
+                    .max_by_key(|candidate| rendezvous(candidate, key))
             }
         }
     }
@@ -79,12 +88,16 @@ fn rendezvous(candidate: &Candidate, key: u64) -> u64 {
         std::net::IpAddr::V4(ip) => u64::from(ip.to_bits()),
         std::net::IpAddr::V6(ip) => {
             let bits = ip.to_bits().to_be_bytes();
-            bits.iter().fold(0, |hash, byte| mix(hash ^ u64::from(*byte)))
+            bits.iter()
+                .fold(0, |hash, byte| mix(hash ^ u64::from(*byte)))
         }
     };
     let place = mix(mix(address) ^ u64::from(candidate.address.port()) ^ key);
     let tickets = 0..u64::from(candidate.weight.clamp(1, 64));
-    tickets.map(|ticket| mix(place ^ mix(ticket))).max().unwrap_or_default()
+    tickets
+        .map(|ticket| mix(place ^ mix(ticket)))
+        .max()
+        .unwrap_or_default()
 }
 
 /// The finalizer of SplitMix64: every bit of the input reaches every bit of the output, and the
@@ -137,7 +150,10 @@ mod tests {
     #[test]
     fn the_less_loaded_of_two_is_taken() {
         let counts = counts(LoadBalancing::LeastRequest, &[1, 1, 1, 1], 1000);
-        assert!(counts[&0] > counts.get(&3).copied().unwrap_or(0), "{counts:?}");
+        assert!(
+            counts[&0] > counts.get(&3).copied().unwrap_or(0),
+            "{counts:?}"
+        );
     }
 
     #[test]
@@ -155,6 +171,9 @@ mod tests {
 
     #[test]
     fn nobody_is_nobody() {
-        assert_eq!(Choice::new(LoadBalancing::RoundRobin).pick(&[], None, 0), None);
+        assert_eq!(
+            Choice::new(LoadBalancing::RoundRobin).pick(&[], None, 0),
+            None
+        );
     }
 }

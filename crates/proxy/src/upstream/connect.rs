@@ -49,8 +49,15 @@ pub(crate) async fn connect(
 }
 
 /// A bare TCP connection, for tunnels too.
-pub(crate) async fn tcp(endpoint: &Endpoint, address: SocketAddr) -> Result<TcpStream, UpstreamError> {
-    let failed = |source| UpstreamError::Connect { name: endpoint.name.clone(), address, source };
+pub(crate) async fn tcp(
+    endpoint: &Endpoint,
+    address: SocketAddr,
+) -> Result<TcpStream, UpstreamError> {
+    let failed = |source| UpstreamError::Connect {
+        name: endpoint.name.clone(),
+        address,
+        source,
+    };
     let stream = TcpStream::connect(address).await.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
     Ok(stream)
@@ -70,7 +77,11 @@ async fn open(
             reason: "an upgrade needs HTTP/1.1, and h2c is HTTP/2",
         }),
         (UpstreamProtocol::Https, Some(tls), needs) => {
-            let config = if needs == Needs::Http1 { &tls.http1 } else { &tls.any };
+            let config = if needs == Needs::Http1 {
+                &tls.http1
+            } else {
+                &tls.any
+            };
             let connector = TlsConnector::from(std::sync::Arc::clone(config));
             let connecting = Box::pin(connector.connect(tls.name.clone(), stream));
             let stream = connecting.await.map_err(|error| UpstreamError::Tls {
@@ -105,7 +116,6 @@ where
 {
     let (sender, connection) = http1::Builder::new()
         .preserve_header_case(true)
-        .max_headers(limits::HEAD_FIELDS)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|source| UpstreamError::Handshake {

@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use http::HeaderValue;
 use postern_common::config::{
-    UpstreamEndpoint, UpstreamProtocol, UpstreamTarget, UpstreamTls,
-    UpstreamVerification,
+    UpstreamEndpoint, UpstreamProtocol, UpstreamTarget, UpstreamTls, UpstreamVerification,
 };
 use postern_common::net::Resolver;
 use postern_common::tls::Trust;
@@ -62,7 +61,10 @@ pub(crate) struct Settings {
 
 impl Directory {
     pub(crate) fn new(control: tokio::runtime::Handle) -> Self {
-        Self { known: Mutex::default(), control }
+        Self {
+            known: Mutex::default(),
+            control,
+        }
     }
 
     /// The endpoints of a route.
@@ -81,7 +83,11 @@ impl Directory {
                 weight: endpoint.weight.max(1),
             });
         }
-        Ok(Cluster { name, members, choice: balance::Choice::new(target.balancing) })
+        Ok(Cluster {
+            name,
+            members,
+            choice: balance::Choice::new(target.balancing),
+        })
     }
 
     fn endpoint(
@@ -119,7 +125,9 @@ impl Directory {
             tls: connector,
             addresses: self.follow(&wanted.host, wanted.port, &settings.resolver),
         });
-        known.endpoints.retain(|_, endpoint| endpoint.strong_count() > 0);
+        known
+            .endpoints
+            .retain(|_, endpoint| endpoint.strong_count() > 0);
         known.endpoints.insert(key, Arc::downgrade(&endpoint));
         Ok(endpoint)
     }
@@ -131,7 +139,12 @@ impl Directory {
             return watch::channel(Addresses::Known(only)).1;
         }
         let (sender, receiver) = watch::channel(Addresses::Resolving);
-        self.control.spawn(super::resolve::follow(host.to_owned(), port, resolver.clone(), sender));
+        self.control.spawn(super::resolve::follow(
+            host.to_owned(),
+            port,
+            resolver.clone(),
+            sender,
+        ));
         receiver
     }
 }
@@ -139,12 +152,18 @@ impl Directory {
 impl TlsKey {
     fn of(tls: &UpstreamTls) -> Self {
         let der = |certs: &[rustls::pki_types::CertificateDer<'static>]| {
-            certs.iter().map(|cert| cert.as_ref().to_vec()).collect::<Vec<_>>()
+            certs
+                .iter()
+                .map(|cert| cert.as_ref().to_vec())
+                .collect::<Vec<_>>()
         };
         Self {
             skip_verify: tls.verification == UpstreamVerification::Skip,
             server_name: tls.server_name.clone(),
-            roots: tls.custom_roots.as_ref().map(|roots| der(&roots.certificates)),
+            roots: tls
+                .custom_roots
+                .as_ref()
+                .map(|roots| der(&roots.certificates)),
             client: tls.client.as_ref().map(|client| der(&client.chain)),
         }
     }

@@ -113,7 +113,9 @@ impl Pool {
     /// Requests under way to an address.
     pub(crate) fn load(&self, endpoint: u64, address: SocketAddr) -> usize {
         let hosts = self.hosts.borrow();
-        hosts.get(&(endpoint, address)).map_or(0, |host| host.requests.get())
+        hosts
+            .get(&(endpoint, address))
+            .map_or(0, |host| host.requests.get())
     }
 
     /// Whether connecting to an address failed a moment ago.
@@ -135,7 +137,9 @@ impl Pool {
     pub(crate) fn sweep(&self) {
         self.hosts.borrow_mut().retain(|_, host| {
             let fresh = |since: Instant| since.elapsed() < limits::UPSTREAM_IDLE;
-            host.idle.borrow_mut().retain(|idle| fresh(idle.since) && !idle.sender.is_closed());
+            host.idle
+                .borrow_mut()
+                .retain(|idle| fresh(idle.since) && !idle.sender.is_closed());
             host.shared.borrow_mut().retain(|shared| {
                 let in_use = shared.streams.get() > 0 || fresh(shared.last_used.get());
                 in_use && !shared.sender.is_closed()
@@ -184,7 +188,11 @@ impl Lease {
         if let Way::Http2(shared) = &way {
             shared.streams.set(shared.streams.get() + 1);
         }
-        Self { host: Rc::clone(host), way, reused }
+        Self {
+            host: Rc::clone(host),
+            way,
+            reused,
+        }
     }
 
     pub(crate) fn is_http2(&self) -> bool {
@@ -213,7 +221,10 @@ impl Lease {
         {
             let mut idle = self.host.idle.borrow_mut();
             if idle.len() < limits::UPSTREAM_IDLE_CONNECTIONS {
-                idle.push(Idle { sender, since: Instant::now() });
+                idle.push(Idle {
+                    sender,
+                    since: Instant::now(),
+                });
             }
         }
     }
@@ -221,7 +232,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.host.requests.set(self.host.requests.get().saturating_sub(1));
+        self.host
+            .requests
+            .set(self.host.requests.get().saturating_sub(1));
         if let Way::Http2(shared) = &self.way {
             shared.streams.set(shared.streams.get().saturating_sub(1));
             shared.last_used.set(Instant::now());

@@ -24,16 +24,27 @@ pub(super) async fn follow(
         let options = resolver.options();
         let wait = match resolver.lookup(&host).await {
             Ok(found) => {
-                let mut addresses: Vec<_> =
-                    found.addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+                let mut addresses: Vec<_> = found
+                    .addresses
+                    .iter()
+                    .map(|ip| SocketAddr::new(*ip, port))
+                    .collect();
                 addresses.sort_unstable();
                 listeners.send_if_modified(|known| take_over(known, addresses));
-                found.ttl.unwrap_or(options.refresh_rate).min(options.refresh_rate)
+                found
+                    .ttl
+                    .unwrap_or(options.refresh_rate)
+                    .min(options.refresh_rate)
             }
             Err(error) => {
                 let reason: Arc<str> = postern_common::telemetry::log::chain(&error).into();
                 let kept = matches!(&*listeners.borrow(), Addresses::Known(_));
-                tracing::warn!(host, reason = &*reason, kept, "an upstream's name does not resolve");
+                tracing::warn!(
+                    host,
+                    reason = &*reason,
+                    kept,
+                    "an upstream's name does not resolve"
+                );
                 if !kept {
                     listeners.send_replace(Addresses::Failed(reason));
                 }

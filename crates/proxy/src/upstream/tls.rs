@@ -43,9 +43,12 @@ impl UpstreamConnector {
         trust: &Trust,
     ) -> Result<Self, UpstreamTlsError> {
         let name = tls.server_name.as_deref().unwrap_or(host);
-        let name = name.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let server_name = ServerName::try_from(name.clone())
-            .map_err(|_| UpstreamTlsError::Name(name))?;
+        let name = name
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
+        let server_name =
+            ServerName::try_from(name.clone()).map_err(|_| UpstreamTlsError::Name(name))?;
         let own = match &tls.custom_roots {
             None => trust.clone(),
             Some(custom) => Trust::nobody()
@@ -57,9 +60,7 @@ impl UpstreamConnector {
             .with_safe_default_protocol_versions()
             .map_err(UpstreamTlsError::Setup)?;
         let builder = match tls.verification {
-            UpstreamVerification::Verify => {
-                builder.with_root_certificates(Arc::clone(own.roots()))
-            }
+            UpstreamVerification::Verify => builder.with_root_certificates(Arc::clone(own.roots())),
             UpstreamVerification::Skip => builder
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(Unverified(provider))),
@@ -73,7 +74,12 @@ impl UpstreamConnector {
         let mut any = http1.clone();
         any.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         http1.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { any: Arc::new(any), http1: Arc::new(http1), name: server_name, trust: own.told().into() })
+        Ok(Self {
+            any: Arc::new(any),
+            http1: Arc::new(http1),
+            name: server_name,
+            trust: own.told().into(),
+        })
     }
 
     /// What a failed handshake means, fit for a log line and for `show_error_details`.
@@ -107,7 +113,12 @@ impl ServerCertVerifier for Unverified {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -116,7 +127,12 @@ impl ServerCertVerifier for Unverified {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -4,7 +4,10 @@ use postern_common::authz::ConsumedCredentials;
 use proptest::prelude::*;
 
 fn rules() -> HeaderRules {
-    let claims = [HeaderName::from_static("x-email"), HeaderName::from_static("x_dept")];
+    let claims = [
+        HeaderName::from_static("x-email"),
+        HeaderName::from_static("x_dept"),
+    ];
     HeaderRules::new("_pomerium", &claims, true, 0)
 }
 
@@ -17,6 +20,7 @@ fn forwarding() -> Forwarding<'static> {
         replaced_host: None,
         replaced_path: None,
         upgrade: None,
+        receiver: Receiver::Upstream,
         identity: PassIdentity::Yes,
         remove: &[],
     }
@@ -39,22 +43,37 @@ fn set(pairs: &[(&'static str, &str)]) -> Allow {
         .iter()
         .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
         .collect();
-    Allow { set_headers, ..Allow::default() }
+    Allow {
+        set_headers,
+        ..Allow::default()
+    }
 }
 
 #[test]
 fn s05_credentials_of_ours_stay_here() {
     let given = [
-        ("cookie", "_pomerium=handle; theme=dark; _pomerium_authenticate=h2"),
+        (
+            "cookie",
+            "_pomerium=handle; theme=dark; _pomerium_authenticate=h2",
+        ),
         ("cookie", "_pomerium_csrf=x; lang=de"),
         ("x-pomerium-authorization", "handle"),
         ("authorization", "Pomerium handle"),
     ];
     let out = send(&given, &Allow::default());
-    assert_eq!(out.get_all(COOKIE).iter().collect::<Vec<_>>(), ["theme=dark; lang=de"]);
+    assert_eq!(
+        out.get_all(COOKIE).iter().collect::<Vec<_>>(),
+        ["theme=dark; lang=de"]
+    );
     assert!(!out.contains_key(AUTHORIZATION));
     assert!(!out.contains_key("x-pomerium-authorization"));
-    for value in ["pomerium handle", "POMERIUM  x", "Bearer Pomerium-h", "bearer pomerium-h", "Pomerium"] {
+    for value in [
+        "pomerium handle",
+        "POMERIUM  x",
+        "Bearer Pomerium-h",
+        "bearer pomerium-h",
+        "Pomerium",
+    ] {
         let out = send(&[("authorization", value)], &Allow::default());
         assert!(!out.contains_key(AUTHORIZATION), "{value}");
     }
@@ -95,7 +114,10 @@ fn s06_no_spelling_of_a_trusted_header_passes() {
         "Forwarded",
     ] {
         let out = send(&[(name, "forged"), (name, "again")], &Allow::default());
-        let forged = out.values().filter(|value| *value == "forged" || *value == "again").count();
+        let forged = out
+            .values()
+            .filter(|value| *value == "forged" || *value == "again")
+            .count();
         assert_eq!(forged, 0, "{name}: {out:?}");
     }
 }
@@ -103,7 +125,10 @@ fn s06_no_spelling_of_a_trusted_header_passes() {
 #[test]
 fn s06_connection_cannot_take_away_what_we_set() {
     let given = [
-        ("connection", "close, X-Pomerium-Jwt-Assertion, x-email, X-Forwarded-For, x-hop"),
+        (
+            "connection",
+            "close, X-Pomerium-Jwt-Assertion, x-email, X-Forwarded-For, x-hop",
+        ),
         ("x-hop", "1"),
     ];
     let allow = set(&[("x-pomerium-jwt-assertion", "real"), ("x-email", "")]);
@@ -122,10 +147,17 @@ fn identity_is_hidden_unless_passed() {
         ("x-email", "e"),
         ("x-custom", "kept"),
     ]);
-    let hidden = Forwarding { identity: PassIdentity::No, ..forwarding() };
+    let hidden = Forwarding {
+        identity: PassIdentity::No,
+        ..forwarding()
+    };
     let out = rules().upstream(&HeaderMap::new(), &allow, &hidden);
     assert_eq!(out["x-custom"], "kept");
-    for name in ["x-pomerium-jwt-assertion", "x-pomerium-claim-name", "x-email"] {
+    for name in [
+        "x-pomerium-jwt-assertion",
+        "x-pomerium-claim-name",
+        "x-email",
+    ] {
         assert!(!out.contains_key(name), "{name}");
     }
 }
@@ -149,7 +181,10 @@ fn s29_hop_by_hop_headers_end_here() {
     let out = send(&given, &Allow::default());
     assert_eq!(out[TE], "trailers");
     assert_eq!(out[CONTENT_TYPE], "text/plain");
-    for (name, _) in given.iter().filter(|(name, _)| !["te", "content-type"].contains(name)) {
+    for (name, _) in given
+        .iter()
+        .filter(|(name, _)| !["te", "content-type"].contains(name))
+    {
         assert!(!out.contains_key(*name), "{name}");
     }
 }
@@ -174,15 +209,25 @@ fn s07_a_replaced_host_and_path_are_told() {
         replaced_path: Some("/a/x"),
         ..forwarding()
     };
-    let out = rules().upstream(&map(&[("x-forwarded-host", "evil.test")]), &Allow::default(), &told);
+    let out = rules().upstream(
+        &map(&[("x-forwarded-host", "evil.test")]),
+        &Allow::default(),
+        &told,
+    );
     assert_eq!(out[X_FORWARDED_HOST], "app.test");
     assert_eq!(out[X_ENVOY_ORIGINAL_PATH], "/a/x");
 }
 
 #[test]
 fn removal_comes_last() {
-    let remove = [HeaderName::from_static("x-pomerium-jwt-assertion"), X_FORWARDED_FOR];
-    let last = Forwarding { remove: &remove, ..forwarding() };
+    let remove = [
+        HeaderName::from_static("x-pomerium-jwt-assertion"),
+        X_FORWARDED_FOR,
+    ];
+    let last = Forwarding {
+        remove: &remove,
+        ..forwarding()
+    };
     let allow = set(&[("x-pomerium-jwt-assertion", "j")]);
     let out = rules().upstream(&HeaderMap::new(), &allow, &last);
     assert!(!out.contains_key("x-pomerium-jwt-assertion"));
@@ -197,7 +242,10 @@ fn c65_kubernetes_headers_are_ours_alone() {
         ("impersonate-extra-x", "y"),
         ("authorization", "Bearer mine"),
     ];
-    let allow = set(&[("authorization", "Bearer T"), ("impersonate-user", "ann@corp.test")]);
+    let allow = set(&[
+        ("authorization", "Bearer T"),
+        ("impersonate-user", "ann@corp.test"),
+    ]);
     let out = send(&given, &allow);
     assert_eq!(out[AUTHORIZATION], "Bearer T");
     assert_eq!(out.get_all("impersonate-user").iter().count(), 1);
@@ -209,8 +257,15 @@ fn c65_kubernetes_headers_are_ours_alone() {
 #[test]
 fn upgrades_name_their_token() {
     let token = HeaderValue::from_static("websocket");
-    let upgrade = Forwarding { upgrade: Some(&token), ..forwarding() };
-    let out = rules().upstream(&map(&[("sec-websocket-key", "k")]), &Allow::default(), &upgrade);
+    let upgrade = Forwarding {
+        upgrade: Some(&token),
+        ..forwarding()
+    };
+    let out = rules().upstream(
+        &map(&[("sec-websocket-key", "k")]),
+        &Allow::default(),
+        &upgrade,
+    );
     assert_eq!(out[UPGRADE], "websocket");
     assert_eq!(out[CONNECTION], "Upgrade");
     assert_eq!(out["sec-websocket-key"], "k");

@@ -2,18 +2,17 @@
 
 use jiff::Timestamp;
 use postern_common::authz::SessionSummary;
+use postern_common::rpc::Transport;
 use postern_common::rpc::stubs::databroker::GetRequest;
 use postern_common::rpc::stubs::databroker::data_broker_service_client::DataBrokerServiceClient;
 use postern_common::rpc::stubs::session::Session;
 use postern_common::rpc::stubs::user::User;
-use postern_common::rpc::token::{ClientToken, TokenKeys};
-use postern_common::rpc::Transport;
+use postern_common::rpc::token::ClientToken;
 use prost::Message;
 use tonic::service::interceptor::InterceptedService;
 
 use crate::core::Core;
 use crate::limits;
-use crate::snapshot::Snapshot;
 
 const SESSION: &str = "type.googleapis.com/session.Session";
 const USER: &str = "type.googleapis.com/user.User";
@@ -41,20 +40,20 @@ pub(super) enum ReadError {
 type Client = DataBrokerServiceClient<InterceptedService<Transport, ClientToken>>;
 
 /// Reads session and user.
-pub(super) async fn read(
-    core: &Core,
-    snapshot: &Snapshot,
-    summary: &SessionSummary,
-) -> Result<Records, ReadError> {
-    let keys = TokenKeys::new(snapshot.config.secrets.shared.clone());
-    let transport = core.shared.databroker.clone();
-    let mut client = DataBrokerServiceClient::with_interceptor(transport, keys.for_client());
+pub(super) async fn read(core: &Core, summary: &SessionSummary) -> Result<Records, ReadError> {
+    let (transport, token) = (
+        core.shared.databroker.clone(),
+        core.shared.keys.for_client(),
+    );
+    let mut client = DataBrokerServiceClient::with_interceptor(transport, token);
     let reading = async {
         let session: Option<Session> = get(&mut client, SESSION, &summary.session_id).await?;
         let user: Option<User> = get(&mut client, USER, &summary.user_id).await?;
         Ok(records(session, user))
     };
-    tokio::time::timeout(limits::DATABROKER_CALL, reading).await.map_err(|_| ReadError::Late)?
+    tokio::time::timeout(limits::DATABROKER_CALL, reading)
+        .await
+        .map_err(|_| ReadError::Late)?
 }
 
 async fn get<M: Message + Default>(
@@ -62,14 +61,19 @@ async fn get<M: Message + Default>(
     kind: &str,
     id: &str,
 ) -> Result<Option<M>, ReadError> {
-    let request = GetRequest { r#type: kind.to_owned(), id: id.to_owned() };
+    let request = GetRequest {
+        r#type: kind.to_owned(),
+        id: id.to_owned(),
+    };
     let record = match client.get(request).await {
         Ok(response) => response.into_inner().record,
         Err(status) if status.code() == tonic::Code::NotFound => None,
         Err(status) => return Err(ReadError::Refused(status)),
     };
     let data = record.and_then(|record| record.data);
-    data.map(|any| M::decode(&*any.value)).transpose().map_err(ReadError::Malformed)
+    data.map(|any| M::decode(&*any.value))
+        .transpose()
+        .map_err(ReadError::Malformed)
 }
 
 fn records(session: Option<Session>, user: Option<User>) -> Records {
@@ -121,7 +125,9 @@ mod tests {
 
     #[test]
     fn claims_of_session_and_user_are_shown_together() {
-        let list = |kind: Kind| ListValue { values: vec![Value { kind: Some(kind) }] };
+        let list = |kind: Kind| ListValue {
+            values: vec![Value { kind: Some(kind) }],
+        };
         let session = Session {
             claims: [("groups".to_owned(), list(Kind::StringValue("eng".into())))].into(),
             ..Session::default()

@@ -1,0 +1,180 @@
+//! Requests that are not what they seem.
+
+use http::{Method, StatusCode};
+
+use crate::support::authorizer::Scripted;
+use crate::support::client::{self, Http2, get, raw, read, request2};
+use crate::support::proxy::Proxy;
+use crate::support::upstream::Upstream;
+
+async fn setup() -> (Upstream, Proxy) {
+    let upstream = Upstream::http().await;
+    let routes = format!(
+        "routes:\n- {{from: 'https://app.corp.test', to: '{}'}}\n",
+        upstream.url()
+    );
+    let proxy = Proxy::start(&routes, Scripted::allowing()).await;
+    (upstream, proxy)
+}
+
+fn answered(text: &str) -> bool {
+    text.contains("\r\n\r\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s23_framing_that_can_be_read_two_ways_is_refused() {
+    let (upstream, proxy) = setup().await;
+    for (head, body) in [
+        ("Transfer-Encoding: gzip, chunked", "0\r\n\r\n"),
+        ("Transfer-Encoding: ,chunked", "0\r\n\r\n"),
+        (
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+            "0\r\n\r\n",
+        ),
+        ("Content-Length: 1\r\nContent-Length: 2", "ab"),
+        ("Content-Length: +2", "ab"),
+        ("Content-Length: 1,1", "a"),
+        ("X-A: a\r\n b: c", ""),
+        ("X-A : b", ""),
+        ("X-A: a\0b", ""),
+    ] {
+        let request = format!("POST / HTTP/1.1\r\nHost: app.corp.test\r\n{head}\r\n\r\n{body}");
+        let answer = raw(&proxy, "app.corp.test", request.as_bytes(), answered).await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{head:?}: {answer}");
+    }
+    assert_eq!(upstream.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s27_one_host_or_none() {
+    let (upstream, proxy) = setup().await;
+    for head in [
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: app.corp.test\r\nHost: app.corp.test\r\n\r\n",
+        "GET http://other.test/ HTTP/1.1\r\nHost: app.corp.test\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: user@app.corp.test\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: app.corp.test:99999\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost:\r\n\r\n",
+    ] {
+        let answer = raw(&proxy, "app.corp.test", head.as_bytes(), answered).await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{head:?}: {answer}");
+    }
+    assert_eq!(upstream.count(), 0);
+    for host in ["APP.CORP.TEST", "app.corp.test.", "app.corp.test:443"] {
+        let answer = get(&proxy, "app.corp.test", "/", &[("host", host)]).await;
+        // The helper adds a Host of its own, so two of them are refused; raw bytes tell.
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+        let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let answer = raw(&proxy, "app.corp.test", head.as_bytes(), answered).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "c35 {host}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s24_http2_cannot_smuggle_into_http1() {
+    let (upstream, proxy) = setup().await;
+    let mut client = Http2::open(&proxy, "app.corp.test").await;
+    let mut two_hosts = request2(Method::GET, "app.corp.test", "/", &[]);
+    two_hosts
+        .headers_mut()
+        .insert("host", "evil.test".parse().unwrap());
+    let answer = read(client.send(two_hosts).await.unwrap()).await.unwrap();
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+    assert_eq!(upstream.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s06_underscores_are_refused_by_default() {
+    let (upstream, proxy) = setup().await;
+    let answer = get(
+        &proxy,
+        "app.corp.test",
+        "/",
+        &[("x_pomerium_jwt_assertion", "forged")],
+    )
+    .await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+    assert_eq!(upstream.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s28_only_upgrades_that_a_route_allows() {
+    let (upstream, proxy) = setup().await;
+    for token in ["websocket", "h2c", "SPDY/3.1"] {
+        let upgrade = [("connection", "Upgrade"), ("upgrade", token)];
+        let answer = get(&proxy, "app.corp.test", "/ws", &upgrade).await;
+        assert_eq!(answer.status, StatusCode::FORBIDDEN, "{token}");
+    }
+    assert_eq!(upstream.count(), 0);
+    // An upstream that switches without being asked does not get through.
+    let answer = get(&proxy, "app.corp.test", "/rude", &[]).await;
+    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+    let connect = "CONNECT app.corp.test:443 HTTP/1.1\r\nHost: app.corp.test:443\r\n\r\n";
+    let answer = raw(&proxy, "app.corp.test", connect.as_bytes(), answered).await;
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s30_heads_are_bounded() {
+    let (upstream, proxy) = setup().await;
+    let many: String = (0..400).map(|i| format!("x-{i}: y\r\n")).collect();
+    let head = format!("GET / HTTP/1.1\r\nHost: app.corp.test\r\n{many}\r\n");
+    let answer = raw(&proxy, "app.corp.test", head.as_bytes(), answered).await;
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    let large = "y".repeat(200 * 1024);
+    let head = format!("GET / HTTP/1.1\r\nHost: app.corp.test\r\nx: {large}\r\n\r\n");
+    let answer = raw(&proxy, "app.corp.test", head.as_bytes(), answered).await;
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 431"),
+        "{answer}"
+    );
+    assert_eq!(upstream.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c61_no_agent_is_special() {
+    let upstream = Upstream::http().await;
+    let routes = format!(
+        "routes:\n- {{from: 'https://app.corp.test', to: '{}'}}\n",
+        upstream.url()
+    );
+    let authorizer = Scripted::new(|_| {
+        Ok(crate::support::authorizer::deny(
+            postern_common::authz::DenyKind::Forbidden,
+        ))
+    });
+    let proxy = Proxy::start(&routes, authorizer.clone()).await;
+    for agent in [
+        "GoogleHC/1.0",
+        "kube-probe/1.30",
+        "ELB-HealthChecker/2.0",
+        "",
+    ] {
+        let answer = get(&proxy, "app.corp.test", "/", &[("user-agent", agent)]).await;
+        assert_eq!(answer.status, StatusCode::FORBIDDEN, "{agent}");
+        for probe in ["/ping", "/healthz"] {
+            let answer = get(&proxy, "app.corp.test", probe, &[("user-agent", agent)]).await;
+            assert_eq!(
+                (answer.status, answer.body.as_str()),
+                (StatusCode::OK, "OK\n")
+            );
+        }
+    }
+    let post = client::request(Method::POST, "app.corp.test", "/ping", &[]);
+    let answer = client::exchange(&proxy, "app.corp.test", post).await;
+    assert_eq!(answer.status, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(upstream.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s05_the_handle_in_the_query_stays_here() {
+    let (upstream, proxy) = setup().await;
+    get(
+        &proxy,
+        "app.corp.test",
+        "/x?a=1&pomerium_session=secret",
+        &[],
+    )
+    .await;
+    assert_eq!(upstream.last().target, "/x?a=1");
+}

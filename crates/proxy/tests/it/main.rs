@@ -1,0 +1,23 @@
+//! The data plane with real sockets: clients, TLS and upstreams are real, authorize is scripted.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::missing_panics_doc,
+    reason = "tests may panic"
+)]
+
+mod support;
+
+mod drain;
+mod forwarding;
+mod hostile;
+mod own_endpoints;
+mod remote;
+mod sign_in;
+mod tls;
+mod upgrades;

@@ -1,0 +1,346 @@
+//! What proxy answers itself.
+
+use base64::Engine as _;
+use http::{Method, StatusCode};
+use postern_common::authz::{CheckSubject, DenyKind};
+use postern_common::lifecycle::DrainTiming;
+use serde_json::{Value, json};
+
+use crate::support::authorizer::{Scripted, allow, deny};
+use crate::support::client::{clear_text, exchange, get, request};
+use crate::support::proxy::{Authority, Proxy, certificates, config};
+use crate::support::upstream::Upstream;
+
+const HOST: &str = "app.corp.test";
+const ROUTES: &str = "routes:\n- {from: 'https://app.corp.test', to: 'http://127.0.0.1:1', name: app, description: The application}\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn discovery_and_keys_are_for_everybody() {
+    let authorizer = Scripted::new(|_| panic!("nobody is asked"));
+    let proxy = Proxy::start(ROUTES, authorizer).await;
+    for host in [HOST, "unknown.corp.test"] {
+        let answer = get(&proxy, host, "/.well-known/pomerium", &[]).await;
+        assert_eq!(answer.header("access-control-allow-origin"), "*");
+        let expected = format!(
+            r#"{{"issuer":"https://{host}/","authentication_callback_endpoint":"https://auth.corp.test/oauth2/callback","jwks_uri":"https://{host}/.well-known/pomerium/jwks.json","frontchannel_logout_uri":"https://{host}/.pomerium/sign_out"}}"#
+        );
+        assert_eq!(answer.body, expected);
+        let keys = get(&proxy, host, "/.well-known/pomerium/jwks.json", &[]).await;
+        let parsed: Value = serde_json::from_str(&keys.body).unwrap();
+        assert_eq!(parsed["keys"][0]["alg"], "ES256");
+        assert_eq!(keys.header("cache-control"), "max-age=60");
+        let etag = keys.header("etag").to_owned();
+        let again = get(
+            &proxy,
+            host,
+            "/.well-known/pomerium/jwks.json",
+            &[("if-none-match", &etag)],
+        )
+        .await;
+        assert_eq!(
+            (again.status, again.body.as_str()),
+            (StatusCode::NOT_MODIFIED, "")
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_users_page_with_and_without_a_session() {
+    let payload = json!({"sub": "ann", "groups": ["eng"], "name": "Ann", "iss": "x", "exp": 1});
+    let payload = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(payload.to_string());
+    let jwt = format!("h.{payload}.s");
+    let authorizer = Scripted::new(move |request| {
+        assert_eq!(request.subject, CheckSubject::OwnEndpoint);
+        Ok(allow("s1", &[("x-pomerium-jwt-assertion", jwt.as_str())]))
+    });
+    let proxy = Proxy::start(ROUTES, authorizer.clone()).await;
+    assert_eq!(
+        get(&proxy, HOST, "/.pomerium", &[])
+            .await
+            .header("location"),
+        "/.pomerium/"
+    );
+    let page = get(&proxy, HOST, "/.pomerium/", &[]).await;
+    assert_eq!(page.status, StatusCode::OK);
+    for text in ["ann@corp.test", "Ann", "eng", "s1", "Sign out"] {
+        assert!(
+            page.body.contains(text),
+            "{text} is missing in {}",
+            page.body
+        );
+    }
+    assert!(
+        page.header("content-security-policy")
+            .contains("default-src 'none'"),
+        "s45"
+    );
+    let user = get(&proxy, HOST, "/.pomerium/user", &[]).await;
+    let user: Value = serde_json::from_str(&user.body).unwrap();
+    assert_eq!(
+        user,
+        json!({"sub": "ann", "groups": ["eng"], "name": "Ann"})
+    );
+    assert_eq!(
+        get(&proxy, HOST, "/.pomerium/jwt", &[]).await.status,
+        StatusCode::NOT_FOUND
+    );
+
+    authorizer.now(|_| Ok(postern_common::authz::Decision::Allow(Box::default())));
+    let page = get(&proxy, HOST, "/.pomerium/", &[]).await;
+    assert!(
+        page.body.contains("Sign in") && !page.body.contains("Sign out"),
+        "{}",
+        page.body
+    );
+    assert_eq!(
+        get(&proxy, HOST, "/.pomerium/user", &[]).await.status,
+        StatusCode::NOT_FOUND
+    );
+    authorizer.now(|_| {
+        Ok(deny(DenyKind::SignIn {
+            location: "https://auth.corp.test/".into(),
+        }))
+    });
+    assert_eq!(
+        get(&proxy, HOST, "/.pomerium/user", &[]).await.status,
+        StatusCode::FOUND
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_portal_lists_what_may_be_opened() {
+    let routes =
+        format!("{ROUTES}- {{from: 'https://other.corp.test', to: 'http://127.0.0.1:1'}}\n");
+    let config_ids = config(&format!("insecure_server: true\n{routes}"));
+    let first = config_ids.routes[0].id.clone();
+    let authorizer = Scripted::new(move |request| match &request.subject {
+        CheckSubject::Route { id, .. } if *id != first => Ok(deny(DenyKind::Forbidden)),
+        _ => Ok(allow("s1", &[])),
+    });
+    let proxy = Proxy::start(&routes, authorizer).await;
+    let listed = get(&proxy, HOST, "/.pomerium/api/v1/routes", &[]).await;
+    let listed: Value = serde_json::from_str(&listed.body).unwrap();
+    assert_eq!(listed["routes"].as_array().unwrap().len(), 1);
+    assert_eq!(listed["routes"][0]["from"], "https://app.corp.test");
+    assert_eq!(listed["routes"][0]["name"], "app");
+    let page = get(&proxy, HOST, "/.pomerium/routes", &[]).await;
+    assert!(page.body.contains("The application"), "{}", page.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c26_s44_only_who_means_it_signs_out() {
+    let proxy = Proxy::start(ROUTES, Scripted::allowing()).await;
+    let handle = postern_common::crypto::handle::Handle {
+        id: "session-1".into(),
+        subject: "ann".into(),
+        idp_id: "idp".into(),
+        ..Default::default()
+    };
+    let key = postern_common::crypto::keys::SecretKey::from_base64(crate::support::proxy::SHARED)
+        .unwrap();
+    let cookie = format!("_pomerium={}", handle.encode(&key));
+    let with_cookie = [
+        ("cookie", cookie.as_str()),
+        ("sec-fetch-site", "cross-site"),
+    ];
+    // By an image on another site.
+    let asked = get(&proxy, HOST, "/.pomerium/sign_out", &with_cookie).await;
+    assert_eq!(
+        (asked.status, asked.header("set-cookie")),
+        (StatusCode::OK, "")
+    );
+    let token = asked.body.split("name=\"token\" value=\"").nth(1).unwrap();
+    let token = token.split('"').next().unwrap().to_owned();
+    let post = |form: String, headers: &[(&str, &str)]| {
+        let mut all = vec![("content-type", "application/x-www-form-urlencoded")];
+        all.extend_from_slice(headers);
+        let mut post = request(Method::POST, HOST, "/.pomerium/sign_out", &all);
+        post.headers_mut()
+            .insert("content-length", form.len().into());
+        *post.body_mut() = crate::support::client::full(form);
+        post
+    };
+    // By a form on another site, which cannot know the token.
+    let forged = exchange(&proxy, HOST, post("token=guess".into(), &with_cookie)).await;
+    assert_eq!(
+        (forged.status, forged.header("set-cookie")),
+        (StatusCode::OK, "")
+    );
+    // By our own page.
+    let meant = exchange(&proxy, HOST, post(format!("token={token}"), &with_cookie)).await;
+    assert_eq!(meant.status, StatusCode::FOUND);
+    let location: url::Url = meant.header("location").parse().unwrap();
+    assert_eq!(location.path(), "/.pomerium/sign_out");
+    let keys = [key.clone()];
+    let verified =
+        postern_common::crypto::signed_url::verify(&keys, &location, jiff::Timestamp::now())
+            .unwrap();
+    assert_eq!(verified.get("pomerium_session_id"), Some("session-1"));
+    assert!(meant.header("set-cookie").starts_with("_pomerium=;"));
+    // By the browser's word that the form came from here.
+    let same = [
+        ("cookie", cookie.as_str()),
+        ("sec-fetch-site", "same-origin"),
+    ];
+    assert_eq!(
+        exchange(&proxy, HOST, post(String::new(), &same))
+            .await
+            .status,
+        StatusCode::FOUND
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_get_a_sign_in_url() {
+    let proxy = Proxy::start(ROUTES, Scripted::new(|_| panic!("nobody is asked"))).await;
+    let login = "/.pomerium/api/v1/login";
+    assert_eq!(
+        get(&proxy, HOST, login, &[]).await.status,
+        StatusCode::NOT_FOUND
+    );
+    for bad in [
+        "https://evil.test/",
+        "javascript:x",
+        "http://localhost.evil.test/",
+        "x",
+    ] {
+        let answer = get(
+            &proxy,
+            HOST,
+            &format!("{login}?pomerium_redirect_uri={bad}"),
+            &[],
+        )
+        .await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{bad}");
+    }
+    let wanted = format!("{login}?pomerium_redirect_uri=http%3A%2F%2F127.0.0.1%3A4000%2F");
+    let answer = get(&proxy, HOST, &wanted, &[]).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(answer.header("content-type").starts_with("text/plain"));
+    let url: url::Url = answer.body.parse().unwrap();
+    let key = postern_common::crypto::keys::SecretKey::from_base64(crate::support::proxy::SHARED)
+        .unwrap();
+    let verified =
+        postern_common::crypto::signed_url::verify(&[key], &url, jiff::Timestamp::now()).unwrap();
+    assert_eq!(url.host_str(), Some("auth.corp.test"));
+    assert_eq!(
+        verified.get("pomerium_redirect_uri"),
+        Some("http://127.0.0.1:4000/")
+    );
+    assert_eq!(verified.get("pomerium_programmatic"), Some("true"));
+    let callback = verified.get("pomerium_callback_uri").unwrap();
+    assert!(
+        callback.starts_with("https://app.corp.test/.pomerium/callback/?pomerium_redirect_uri=")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clear_text_is_sent_to_https() {
+    let added = "http_redirect_addr: 127.0.0.1:0\nroutes: []\n";
+    let proxy = Proxy::start(added, Scripted::allowing()).await;
+    let address = proxy.redirect.unwrap();
+    let request =
+        "GET /a%20b?x=1 HTTP/1.1\r\nHost: app.corp.test:8080\r\nConnection: close\r\n\r\n";
+    let answer = clear_text(address, request).await;
+    assert!(answer.starts_with("HTTP/1.1 301"), "{answer}");
+    assert!(
+        answer.contains("location: https://app.corp.test/a%20b?x=1\r\n"),
+        "{answer}"
+    );
+    let ping = "GET /ping HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    assert!(clear_text(address, ping).await.starts_with("HTTP/1.1 200"));
+    let none = "GET / HTTP/1.1\r\nConnection: close\r\n\r\n";
+    assert!(clear_text(address, none).await.starts_with("HTTP/1.1 400"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c51_the_authenticate_host_is_forwarded_unasked() {
+    let upstream = Upstream::http().await;
+    let authorizer = Scripted::new(|_| panic!("nobody is asked"));
+    let built_in = format!(
+        "authenticate_internal_service_url: {}\nroutes: []\n",
+        upstream.url()
+    );
+    let by_route = format!(
+        "routes:\n- {{from: 'https://auth.corp.test', to: '{}', preserve_host_header: true}}\n",
+        upstream.url()
+    );
+    for added in [built_in, by_route] {
+        let proxy = Proxy::start(&added, authorizer.clone()).await;
+        for path in [
+            "/.pomerium/sign_in?x=1",
+            "/",
+            "/.well-known/pomerium/jwks.json",
+            "/oauth2/callback?code=c",
+        ] {
+            let sent = [("cookie", "_pomerium_authenticate=h; _pomerium_csrf=c")];
+            let answer = get(&proxy, "auth.corp.test", path, &sent).await;
+            assert_eq!(answer.status, StatusCode::OK, "{path}");
+            let seen = upstream.last();
+            assert_eq!(
+                (seen.target.as_str(), &seen.headers["host"]),
+                (path, &"auth.corp.test".parse().unwrap())
+            );
+            // Authenticate is no upstream of anybody's: it gets its cookies.
+            assert_eq!(
+                seen.headers["cookie"],
+                "_pomerium_authenticate=h; _pomerium_csrf=c"
+            );
+        }
+        let answer = get(&proxy, "app.corp.test", "/", &[]).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "and only that host");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c77_authenticate_in_this_process_shares_its_host() {
+    let router = axum::Router::new().fallback(|request: axum::extract::Request| async move {
+        let (host, proto) = (
+            &request.headers()["host"],
+            &request.headers()["x-forwarded-proto"],
+        );
+        let mut response = http::Response::new(axum::body::Body::from(format!(
+            "{host:?} {proto:?} {}",
+            request.uri()
+        )));
+        let cookie = http::HeaderValue::from_static("_pomerium_csrf=c; Path=/");
+        response.headers_mut().insert("set-cookie", cookie);
+        response
+    });
+    let upstream = Upstream::http().await;
+    let authority = std::sync::Arc::new(Authority::new());
+    let issued = [authority.issue(&["*.corp.test"])];
+    let added = format!(
+        "{}routes:\n- {{from: 'https://auth.corp.test', prefix: /app, to: '{}'}}\n",
+        certificates(&issued),
+        upstream.url()
+    );
+    let proxy = Proxy::with(
+        &config(&added),
+        Scripted::allowing(),
+        authority,
+        Some(router),
+        DrainTiming::immediate(),
+    );
+    let own = get(&proxy, "auth.corp.test", "/.pomerium/sign_in?a=b", &[]).await;
+    assert_eq!(
+        own.body,
+        r#""auth.corp.test" "https" /.pomerium/sign_in?a=b"#
+    );
+    assert_eq!(own.header("set-cookie"), "_pomerium_csrf=c; Path=/");
+    assert_eq!(own.header("x-frame-options"), "SAMEORIGIN");
+    assert!(
+        get(&proxy, "auth.corp.test", "/", &[])
+            .await
+            .body
+            .ends_with(" /")
+    );
+    assert_eq!(
+        get(&proxy, "auth.corp.test", "/app/x", &[]).await.body,
+        "hello"
+    );
+    assert_eq!(
+        get(&proxy, "auth.corp.test", "/ping", &[]).await.body,
+        "OK\n"
+    );
+}

@@ -1,0 +1,233 @@
+//! WebSockets over both protocols, tunnels, and their end.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{SinkExt as _, StreamExt as _};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::client::conn::http2;
+use hyper::ext::Protocol;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use postern_common::authz::{DenyKind, Revisit};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+use crate::support::authorizer::{Scripted, allow, deny};
+use crate::support::client::tls;
+use crate::support::proxy::Proxy;
+use crate::support::soon;
+use crate::support::upstream::Upstream;
+
+type Socket =
+    tokio_tungstenite::WebSocketStream<tokio_rustls::client::TlsStream<tokio::net::TcpStream>>;
+
+const HOST: &str = "ws.corp.test";
+
+async fn setup(authorizer: std::sync::Arc<Scripted>) -> (Upstream, Proxy) {
+    let upstream = Upstream::http().await;
+    let routes = format!(
+        "routes:\n- {{from: 'https://{HOST}', to: '{}', allow_websockets: true}}\n",
+        upstream.url()
+    );
+    let proxy = Proxy::start(&routes, authorizer).await;
+    (upstream, proxy)
+}
+
+async fn socket(proxy: &Proxy, session: &str) -> Socket {
+    let stream = tls(proxy, HOST, "http/1.1").await.unwrap();
+    let mut request = format!("wss://{HOST}/ws").into_client_request().unwrap();
+    request
+        .headers_mut()
+        .insert("x-test-session", session.parse().unwrap());
+    let connecting = tokio_tungstenite::client_async(request, stream);
+    soon("an upgrade", connecting).await.unwrap().0
+}
+
+async fn echoes(socket: &mut Socket, text: &str) {
+    socket.send(Message::text(text)).await.unwrap();
+    let back = soon("an echo", socket.next()).await.unwrap().unwrap();
+    assert_eq!(back, Message::text(text));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c38_websockets_over_http1() {
+    let (upstream, proxy) = setup(Scripted::allowing()).await;
+    for i in 0..20 {
+        let mut socket = socket(&proxy, "s1").await;
+        echoes(&mut socket, &format!("message {i}")).await;
+        echoes(&mut socket, "and another").await;
+    }
+    let seen = upstream.last();
+    assert_eq!(seen.headers["upgrade"], "websocket");
+    assert!(seen.headers.contains_key("sec-websocket-key"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c38_header_case_arrives_as_sent() {
+    let (_, proxy) = setup(Scripted::allowing()).await;
+    let mut stream = tls(&proxy, HOST, "http/1.1").await.unwrap();
+    let request = "GET /ws HTTP/1.1\r\nHost: ws.corp.test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
+        SEC-WebSocket-KEY: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let answer = crate::support::client::read_raw(&mut stream, |t| t.contains("\r\n\r\n")).await;
+    assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+    assert!(answer.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c38_websockets_over_http2() {
+    let (upstream, proxy) = setup(Scripted::allowing()).await;
+    let stream = tls(&proxy, HOST, "h2").await.unwrap();
+    let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    // An answer proves that the settings have come.
+    let plain = Request::get(format!("https://{HOST}/"))
+        .body(Empty::new())
+        .unwrap();
+    assert_eq!(
+        soon("an answer", sender.send_request(plain))
+            .await
+            .unwrap()
+            .status(),
+        StatusCode::OK
+    );
+    for _ in 0..10 {
+        let request = Request::builder()
+            .method(Method::CONNECT)
+            .uri(format!("https://{HOST}/ws"))
+            .extension(Protocol::from_static("websocket"))
+            .header("sec-websocket-version", "13")
+            .body(Empty::new())
+            .unwrap();
+        let response = soon("an answer", sender.send_request(request))
+            .await
+            .unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let mut io = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        io.write_all(b"\x81\x82\0\0\0\0hi").await.unwrap();
+        let mut back = [0; 4];
+        soon("an echo", io.read_exact(&mut back)).await.unwrap();
+        assert_eq!(&back, b"\x81\x02hi");
+    }
+    assert_eq!(upstream.last().method, "GET");
+    assert_eq!(upstream.last().version, http::Version::HTTP_11);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c27_websockets_end_with_their_session() {
+    let authorizer = Scripted::allowing();
+    let (_, proxy) = setup(authorizer.clone()).await;
+    let mut anns = Vec::new();
+    for _ in 0..20 {
+        anns.push(socket(&proxy, "ann-1").await);
+    }
+    let mut bob = socket(&proxy, "bob-1").await;
+    echoes(&mut bob, "before").await;
+    authorizer.now(|request| match request.headers.get("x-test-session") {
+        Some(session) if session == "ann-1" => Ok(deny(DenyKind::Forbidden)),
+        _ => Ok(allow("bob-1", &[])),
+    });
+    authorizer.revisit(Revisit::Session("ann-1".into()));
+    let all = futures::future::join_all(anns.iter_mut().map(|socket| async {
+        match socket.next().await {
+            Some(Ok(Message::Close(frame))) => frame.map(|frame| frame.code),
+            other => panic!("{other:?}"),
+        }
+    }));
+    let codes = tokio::time::timeout(Duration::from_secs(1), all)
+        .await
+        .expect("within a second");
+    assert!(
+        codes.iter().all(|code| *code == Some(CloseCode::Policy)),
+        "{codes:?}"
+    );
+    echoes(&mut bob, "after").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn websockets_need_a_decision_and_the_route_key() {
+    let authorizer = Scripted::new(|_| {
+        let sign_in_url = None;
+        Ok(deny(DenyKind::Unauthenticated { sign_in_url }))
+    });
+    let (upstream, proxy) = setup(authorizer).await;
+    let stream = tls(&proxy, HOST, "http/1.1").await.unwrap();
+    let refused = tokio_tungstenite::client_async(format!("wss://{HOST}/ws"), stream).await;
+    let tokio_tungstenite::tungstenite::Error::Http(response) = refused.unwrap_err() else {
+        panic!("not an answer");
+    };
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(upstream.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c49_tunnels_carry_bytes_and_end_with_their_route() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let (mut read, mut write) = stream.split();
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+            });
+        }
+    });
+    let authorizer = Scripted::allowing();
+    let routes =
+        format!("routes:\n- {{from: 'tcp+https://db.corp.test:5432', to: 'tcp://{address}'}}\n");
+    let proxy = Proxy::start(&routes, authorizer.clone()).await;
+    let connect = async |host: &str| {
+        let mut stream = tls(&proxy, host, "http/1.1").await.unwrap();
+        let head = "CONNECT db.corp.test:5432 HTTP/1.1\r\nHost: db.corp.test:5432\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        soon("an answer", stream.read_exact(&mut answer))
+            .await
+            .unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        while !soon("the head", stream.read_u8()).await.unwrap().eq(&b'\n')
+            || stream.read_u8().await.unwrap() != b'\r'
+        {}
+        stream.read_u8().await.unwrap();
+        stream
+    };
+    let mut stream = connect("db.corp.test").await;
+    assert_eq!(&*authorizer.last().host, "db.corp.test:5432");
+    for text in [b"one", b"two"] {
+        stream.write_all(text).await.unwrap();
+        let mut back = [0; 3];
+        soon("an echo", stream.read_exact(&mut back)).await.unwrap();
+        assert_eq!(&back, text);
+    }
+    // A reload that leaves its route alone leaves the tunnel alone.
+    let issued = [proxy.authority.issue(&["*.corp.test"])];
+    let pem = crate::support::proxy::certificates(&issued);
+    let more =
+        format!("{pem}{routes}- {{from: 'https://x.corp.test', to: 'http://127.0.0.1:1'}}\n");
+    proxy
+        .config
+        .send_replace(crate::support::proxy::config(&more));
+    stream.write_all(b"six").await.unwrap();
+    let mut back = [0; 3];
+    soon("an echo", stream.read_exact(&mut back)).await.unwrap();
+    proxy
+        .config
+        .send_replace(crate::support::proxy::config(&format!("{pem}routes: []\n")));
+    let end = tokio::time::timeout(Duration::from_secs(3), stream.read(&mut back)).await;
+    assert!(matches!(end.expect("its route is gone"), Ok(0) | Err(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_requests_of_the_same_route_work() {
+    let (_, proxy) = setup(Scripted::allowing()).await;
+    let answer = crate::support::client::get(&proxy, HOST, "/", &[]).await;
+    assert_eq!(answer.body, "hello");
+    let _ = Empty::<Bytes>::new().collect().await;
+}
