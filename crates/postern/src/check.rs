@@ -52,20 +52,13 @@ pub fn check(origin: &Origin, strictness: Strictness, explain: Explain) -> Check
     );
     let valid = loaded.config.is_some() && !diagnostics.has_errors();
     let routes = loaded.config.map_or(0, |config| config.routes.len());
-    let _ = match valid {
-        true => writeln!(
-            text,
-            "{name} is valid: {}{}",
-            count(routes, "route"),
-            rest(&diagnostics)
-        ),
-        false => writeln!(
-            text,
-            "{name} is not valid: {}{}",
-            count(diagnostics.count(Severity::Error), "error"),
-            rest(&diagnostics)
-        ),
+    let outcome = if valid {
+        format!("valid: {}", count(routes, "route"))
+    } else {
+        let errors = diagnostics.count(Severity::Error);
+        format!("not valid: {}", count(errors, "error"))
     };
+    let _ = writeln!(text, "{name} is {outcome}{}", rest(&diagnostics));
     CheckReport { text, valid }
 }
 

@@ -50,13 +50,12 @@ fn shadows(earlier: &Placed, later: &Placed) -> bool {
 }
 
 fn same_hosts(a: &RouteFrom, b: &RouteFrom) -> bool {
-    let hosts = |from: &RouteFrom| (from.host.clone(), from.port, from.also.clone());
     match (&a.scheme, &b.scheme) {
         (FromScheme::Tcp { authorities: a }, FromScheme::Tcp { authorities: b }) => {
             b.iter().all(|b| a.contains(b))
         }
         (FromScheme::Tcp { .. }, _) | (_, FromScheme::Tcp { .. }) => false,
-        _ => hosts(a) == hosts(b),
+        _ => a.host == b.host && a.port == b.port && a.also == b.also,
     }
 }
 

@@ -7,6 +7,7 @@ mod matcher;
 mod target;
 mod tls;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +21,8 @@ use super::super::options::{
 };
 use super::super::place::At;
 use super::super::route::{
-    ErrorDetails, PassIdentity, ResponseHeaders, Route, RouteBearer, RouteId, RouteIdentity,
-    RouteTarget, Secret,
+    ErrorDetails, PassIdentity, PathMatcher, PathRewrite, ResponseHeaders, Route, RouteBearer,
+    RouteId, RouteIdentity, RouteTarget, Secret,
 };
 use super::super::source::{Node, Value};
 use super::reader::{Load, Section, check_keys, scalar};
@@ -405,31 +406,26 @@ pub fn expression(load: &mut Load<'_>, name: &str, text: &At<String>) -> Option<
 /// Names for routes that have none: the shortest beginning of the host that is unique, and the
 /// path where several share a host.
 fn name_all(routes: &mut [Placed]) {
-    let hosts: Vec<String> = routes
-        .iter()
-        .map(|placed| placed.route.from.host.clone())
-        .collect();
-    for (index, placed) in routes.iter_mut().enumerate() {
-        if !placed.route.name.is_empty() {
-            continue;
-        }
+    // How many routes a host has, and how many hosts share a beginning.
+    let mut per_host: HashMap<String, usize> = HashMap::new();
+    for placed in &*routes {
+        *per_host.entry(placed.route.from.host.clone()).or_default() += 1;
+    }
+    let mut shared: HashMap<String, usize> = HashMap::new();
+    for beginning in per_host.keys().flat_map(|host| beginnings(host)) {
+        *shared.entry(beginning.to_owned()).or_default() += 1;
+    }
+    for placed in routes
+        .iter_mut()
+        .filter(|placed| placed.route.name.is_empty())
+    {
         let host = &placed.route.from.host;
-        let labels: Vec<&str> = host.split('.').collect();
-        let short = (1..=labels.len())
-            .filter_map(|count| labels.get(..count).map(|labels| labels.join(".")))
-            .find(|short| {
-                let mut others = hosts.iter().filter(|other| *other != host);
-                !others.any(|other| other == short || other.starts_with(&format!("{short}.")))
-            })
-            .unwrap_or_else(|| host.clone());
-        let shared = hosts
-            .iter()
-            .enumerate()
-            .any(|(other, name)| other != index && name == host);
+        let short = beginnings(host)
+            .find(|beginning| shared.get(*beginning) == Some(&1))
+            .unwrap_or(host);
         let path = match &placed.route.matcher {
-            super::super::route::PathMatcher::Prefix(path)
-            | super::super::route::PathMatcher::Exact(path)
-                if shared =>
+            PathMatcher::Prefix(path) | PathMatcher::Exact(path)
+                if per_host.get(host).is_some_and(|count| *count > 1) =>
             {
                 path.as_str()
             }
@@ -442,11 +438,19 @@ fn name_all(routes: &mut [Placed]) {
     }
 }
 
+/// `a`, `a.corp`, `a.corp.test`
+fn beginnings(host: &str) -> impl Iterator<Item = &str> {
+    let dots = host
+        .match_indices('.')
+        .filter_map(|(dot, _)| host.get(..dot));
+    dots.chain(std::iter::once(host))
+}
+
 /// `to` without a slash at the end, for the note on how Pomerium differs.
 pub fn join_difference(target: &RouteTarget) -> Option<&str> {
     match target {
         RouteTarget::Upstream(upstream) => match &upstream.rewrite {
-            super::super::route::PathRewrite::Join(path) if !path.ends_with('/') => Some(path),
+            PathRewrite::Join(path) if !path.ends_with('/') => Some(path),
             _ => None,
         },
         RouteTarget::Redirect(_) | RouteTarget::Response(_) => None,
