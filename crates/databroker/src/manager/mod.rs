@@ -13,6 +13,7 @@ mod follow;
 mod intent;
 mod job;
 mod lease;
+mod metrics;
 mod record;
 mod schedule;
 mod start;
@@ -41,6 +42,7 @@ use follow::Event;
 use job::Worker;
 use table::Table;
 
+pub use metrics::ManagerMetrics;
 pub use schedule::IdTokenExpiry;
 pub use start::{ManagerError, start};
 
@@ -65,11 +67,13 @@ pub struct Manager {
     /// `refresh_session_at_id_token_expiration`
     pub id_token_expiry: IdTokenExpiry,
     pub now: Now,
+    pub metrics: ManagerMetrics,
 }
 
 impl Manager {
     /// Works whenever this process holds the lease; returns after `stop`.
     pub async fn run(self, stop: CancellationToken) {
+        self.metrics.active(false);
         let transport = Transport::local(self.databroker.routes(self.keys.clone()));
         let client = DataBrokerServiceClient::with_interceptor(transport, self.keys.for_client());
         let worker = Arc::new(Worker {
@@ -81,9 +85,12 @@ impl Manager {
         let rule = self.id_token_expiry;
         lease::while_held(client.clone(), stop, move |held: CancellationToken| {
             let (client, worker) = (client.clone(), Arc::clone(&worker));
+            let metrics = self.metrics.clone();
             async move {
                 tracing::info!("this databroker runs the identity manager now");
-                work(&client, &worker, rule, held).await;
+                metrics.active(true);
+                work(&client, &worker, rule, &metrics, held).await;
+                metrics.active(false);
             }
             .boxed()
         })
@@ -92,7 +99,13 @@ impl Manager {
 }
 
 /// Works while `held` is not cancelled.
-async fn work(client: &Client, worker: &Arc<Worker>, rule: IdTokenExpiry, held: CancellationToken) {
+async fn work(
+    client: &Client,
+    worker: &Arc<Worker>,
+    rule: IdTokenExpiry,
+    metrics: &ManagerMetrics,
+    held: CancellationToken,
+) {
     let (events, mut changes) = mpsc::channel(256);
     let mut follower = tokio::spawn(follow::sessions(client.clone(), events));
     let mut table = Table::new(rule);
@@ -107,6 +120,7 @@ async fn work(client: &Client, worker: &Arc<Worker>, rule: IdTokenExpiry, held: 
                 (id, task, outcome)
             });
         }
+        metrics.sessions(table.len());
         let full = jobs.len() >= MAX_JOBS;
         let pause = table
             .pause((worker.now)())
@@ -117,6 +131,7 @@ async fn work(client: &Client, worker: &Arc<Worker>, rule: IdTokenExpiry, held: 
             () = held.cancelled() => break,
             Some(done) = jobs.join_next() => match done {
                 Ok((id, task, outcome)) => {
+                    metrics.finished(task, &outcome, (worker.now)());
                     table.finished(&id, task, outcome, (worker.now)(), random_fraction());
                 }
                 Err(error) => {

@@ -8,7 +8,7 @@ use postern_common::launch::Launched;
 use postern_common::net::{LookupError, Resolver};
 use postern_common::tls::{TlsError, Trust};
 
-use super::{IdTokenExpiry, Manager};
+use super::{IdTokenExpiry, Manager, ManagerMetrics};
 use crate::Databroker;
 
 /// Providers can't be reached from here, and waiting would not help.
@@ -37,6 +37,7 @@ pub fn start(databroker: &Databroker, launched: &Launched) -> Result<(), Manager
             IdTokenExpiry::Ignored
         },
         now: Arc::new(Timestamp::now),
+        metrics: ManagerMetrics::new(&launched.metrics, &config.services.label()),
     };
     let draining = launched.lifecycle.draining();
     launched.lifecycle.spawn(manager.run(draining));

@@ -34,6 +34,11 @@ impl Table {
         }
     }
 
+    /// How many sessions there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// All sessions there are, as found on taking over or after a break.
     pub fn replace(&mut self, sessions: Vec<(String, Facts)>, now: Timestamp) {
         let mut gone: BTreeSet<String> = self.entries.keys().cloned().collect();

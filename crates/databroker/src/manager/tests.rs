@@ -12,6 +12,7 @@ use postern_common::crypto::keys::{SecretKey, SigningKeys};
 use postern_common::rpc::stubs::databroker::{GetRequest, PutRequest, Record};
 use postern_common::rpc::stubs::session::{IdToken, OAuthToken, Session};
 use postern_common::rpc::stubs::user::User;
+use postern_common::telemetry::metrics::Metrics;
 use postern_identity::claims::{flatten, to_list_values};
 use postern_identity::{HttpClient, HttpError, ProviderSettings};
 use prost::Message as _;
@@ -223,6 +224,7 @@ impl World {
             providers: watch::channel(self.providers()).1,
             id_token_expiry: IdTokenExpiry::Counts,
             now: self.clock(),
+            metrics: ManagerMetrics::new(&Metrics::default(), "test"),
         };
         tokio::spawn(manager.run(self.stop.child_token()));
     }
