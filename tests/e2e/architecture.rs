@@ -13,8 +13,14 @@ const MAY_USE: [(&str, &[&str]); 8] = [
         "postern-authorize",
         &["postern-common", "postern-policy", "postern-identity"],
     ),
-    ("postern-authenticate", &["postern-common", "postern-identity"]),
-    ("postern-databroker", &["postern-common", "postern-identity"]),
+    (
+        "postern-authenticate",
+        &["postern-common", "postern-identity"],
+    ),
+    (
+        "postern-databroker",
+        &["postern-common", "postern-identity"],
+    ),
     (
         "postern",
         &[
@@ -32,7 +38,13 @@ const MAY_USE: [(&str, &[&str]); 8] = [
 #[test]
 fn crates_depend_on_each_other_one_way() {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
+        .args([
+            "metadata",
+            "--no-deps",
+            "--format-version",
+            "1",
+            "--offline",
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();

@@ -11,7 +11,11 @@ async fn signs_in_and_out(world: &World) {
     let target = world.cluster.url("app", "/deep/link?x=1&y=a%20b");
 
     let greeted = world.sign_in(&ann, &target, "ann").await;
-    assert_eq!(greeted.url.as_str(), target, "the deep link survives the sign-in");
+    assert_eq!(
+        greeted.url.as_str(),
+        target,
+        "the deep link survives the sign-in"
+    );
     assert!(greeted.text().contains("Hello, Ann"), "{}", greeted.text());
 
     let again = ann.get(&target).await;
@@ -19,7 +23,12 @@ async fn signs_in_and_out(world: &World) {
 
     world.sign_out(&ann).await;
     let after = ann.get(&target).await;
-    assert_eq!(after.status, StatusCode::FOUND, "signed out: {}", after.text());
+    assert_eq!(
+        after.status,
+        StatusCode::FOUND,
+        "signed out: {}",
+        after.text()
+    );
 }
 
 /// Bob is signed in, but not in the group: one answer, no way round in circles (C22).
@@ -31,7 +40,11 @@ async fn another_user_is_refused(world: &World) {
     let answers = bob.follow(&world.cluster.url("eng", "/")).await;
     let refused = answers.last().unwrap();
     assert_eq!(refused.status, StatusCode::FORBIDDEN, "{answers:#?}");
-    assert!(refused.text().contains(refused.header("x-request-id").unwrap()));
+    assert!(
+        refused
+            .text()
+            .contains(refused.header("x-request-id").unwrap())
+    );
     assert!(!refused.text().contains("Hello"));
 }
 
@@ -62,11 +75,19 @@ async fn the_assertion_verifies_elsewhere(world: &World) {
         .get(&world.cluster.url("app", "/.well-known/pomerium/jwks.json"))
         .await
         .text();
-    let claims = postern_tests::python::run("verify_assertion.py", &[&keys, &token, "app.corp.test"]);
+    let claims =
+        postern_tests::python::run("verify_assertion.py", &[&keys, &token, "app.corp.test"]);
     let claims: serde_json::Value = serde_json::from_str(&claims).unwrap();
     assert_eq!(claims["email"], "ann@corp.test");
-    assert_eq!(world::header_seen(&seen, "x-pomerium-claim-email").as_deref(), Some("ann@corp.test"));
-    assert_eq!(world::header_seen(&seen, "cookie"), None, "no cookie of ours goes upstream");
+    assert_eq!(
+        world::header_seen(&seen, "x-pomerium-claim-email").as_deref(),
+        Some("ann@corp.test")
+    );
+    assert_eq!(
+        world::header_seen(&seen, "cookie"),
+        None,
+        "no cookie of ours goes upstream"
+    );
 }
 
 async fn everything(world: World) {
@@ -113,7 +134,12 @@ async fn a_browser_signs_in_and_out() {
         browser.click("form[action*=sign_out] button").await;
         browser.open(&target).await;
         assert!(
-            browser.find("button[value=ann]").await.is_displayed().await.unwrap(),
+            browser
+                .find("button[value=ann]")
+                .await
+                .is_displayed()
+                .await
+                .unwrap(),
             "signed out: the provider asks again"
         );
         browser.close().await;

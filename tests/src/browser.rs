@@ -29,7 +29,9 @@ impl Browser {
         let home = tempfile::tempdir().expect("a temporary directory");
         let port = ports::row(1);
         let mut command = Command::new("chromedriver");
-        command.arg(format!("--port={port}")).env("HOME", home.path());
+        command
+            .arg(format!("--port={port}"))
+            .env("HOME", home.path());
         let driver = Process::start("chromedriver", home.path(), command);
         let capabilities = serde_json::json!({
             "goog:chromeOptions": {
@@ -66,7 +68,11 @@ impl Browser {
     }
 
     pub async fn url(&self) -> String {
-        self.page.current_url().await.expect("a page has a URL").to_string()
+        self.page
+            .current_url()
+            .await
+            .expect("a page has a URL")
+            .to_string()
     }
 
     /// The first element that `css` selects, once it is there.
@@ -80,11 +86,19 @@ impl Browser {
     }
 
     pub async fn text(&self, css: &str) -> String {
-        self.find(css).await.text().await.expect("an element has a text")
+        self.find(css)
+            .await
+            .text()
+            .await
+            .expect("an element has a text")
     }
 
     pub async fn click(&self, css: &str) {
-        self.find(css).await.click().await.expect("it can be clicked");
+        self.find(css)
+            .await
+            .click()
+            .await
+            .expect("it can be clicked");
     }
 
     pub async fn close(self) {

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::process::Command;
 use std::time::Duration;
 
+use postern::demo::idp::{CLIENT_ID, CLIENT_SECRET};
+
 use crate::binaries::binary;
 use crate::person::Person;
 use crate::ports;
@@ -40,7 +42,12 @@ pub struct Plan {
 impl Cluster {
     /// Starts everything and waits until it is ready.
     pub async fn start(plan: Plan) -> Self {
-        let mut cluster = Self::launch(Site::new(), plan);
+        Self::start_on(Site::new(), plan).await
+    }
+
+    /// The same with certificates that are there already.
+    pub async fn start_on(site: Site, plan: Plan) -> Self {
+        let mut cluster = Self::launch(site, plan);
         cluster.ready().await;
         cluster
     }
@@ -49,7 +56,8 @@ impl Cluster {
     pub fn launch(site: Site, plan: Plan) -> Self {
         let port = ports::row(8);
         let path = site.path("config.yaml");
-        std::fs::write(&path, configuration(&site, &plan, port)).expect("the configuration is written");
+        std::fs::write(&path, configuration(&site, &plan, port))
+            .expect("the configuration is written");
         let programs: Vec<_> = match plan.layout {
             Layout::AllInOne => vec![("postern".to_owned(), vec![("ADDRESS", loopback(port))])],
             Layout::Split => SERVICES
@@ -60,7 +68,11 @@ impl Cluster {
                         "authorize" | "databroker" => "GRPC_ADDRESS",
                         _ => "ADDRESS",
                     };
-                    let own = if *service == "proxy" { port } else { port + offset };
+                    let own = if *service == "proxy" {
+                        port
+                    } else {
+                        port + offset
+                    };
                     (
                         format!("postern-{service}"),
                         vec![
@@ -130,21 +142,42 @@ fn configuration(site: &Site, plan: &Plan, port: u16) -> String {
     let mut text = String::new();
     let files = &site.certificates;
     let mut line = |key: &str, value: &str| writeln!(text, "{key}: '{value}'").expect("text grows");
-    line("authenticate_service_url", &format!("https://auth.corp.test:{port}"));
+    line(
+        "authenticate_service_url",
+        &format!("https://auth.corp.test:{port}"),
+    );
     line("idp_provider", "oidc");
     line("idp_provider_url", &plan.provider);
-    line("idp_client_id", "postern");
-    line("idp_client_secret", "for-tests-only");
+    line("idp_client_id", CLIENT_ID);
+    line("idp_client_secret", CLIENT_SECRET);
     line("certificate_file", &files.certificate.display().to_string());
     line("certificate_key_file", &files.key.display().to_string());
-    line("certificate_authority_file", &files.authority.display().to_string());
+    line(
+        "certificate_authority_file",
+        &files.authority.display().to_string(),
+    );
     // Any 32 bytes will do, as long as all services have the same.
-    line("shared_secret", "dGVzdHMgc2hhcmUgdGhpcyBzZWNyZXQsIDMyIGJ5dGU=");
-    line("cookie_secret", "dGVzdHMgc2VhbCBjb29raWVzIHdpdGggdGhpcyBvbmU=");
+    line(
+        "shared_secret",
+        "dGVzdHMgc2hhcmUgdGhpcyBzZWNyZXQsIDMyIGJ5dGU=",
+    );
+    line(
+        "cookie_secret",
+        "dGVzdHMgc2VhbCBjb29raWVzIHdpdGggdGhpcyBvbmU=",
+    );
     if plan.layout == Layout::Split {
-        line("authorize_service_url", &format!("http://127.0.0.1:{}", port + 2));
-        line("databroker_service_url", &format!("http://127.0.0.1:{}", port + 1));
-        line("authenticate_internal_service_url", &format!("https://localhost:{}", port + 3));
+        line(
+            "authorize_service_url",
+            &format!("http://127.0.0.1:{}", port + 2),
+        );
+        line(
+            "databroker_service_url",
+            &format!("http://127.0.0.1:{}", port + 1),
+        );
+        line(
+            "authenticate_internal_service_url",
+            &format!("https://localhost:{}", port + 3),
+        );
         line("grpc_insecure", "true");
     }
     text.push_str(&plan.config.replace("{PORT}", &port.to_string()));

@@ -15,10 +15,15 @@
 
 pub mod binaries;
 pub mod browser;
+pub mod cluster;
+pub mod form;
 pub mod left_out;
 pub mod person;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+pub mod provider;
 pub mod python;
+pub mod site;
 pub mod wait;
+pub mod world;

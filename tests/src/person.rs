@@ -85,12 +85,18 @@ impl Person {
     }
 
     pub fn cookies(&self, host: &str) -> BTreeMap<String, String> {
-        let jar = self.jar.lock().expect("no test panics with the jar in hand");
+        let jar = self
+            .jar
+            .lock()
+            .expect("no test panics with the jar in hand");
         jar.get(host).cloned().unwrap_or_default()
     }
 
     pub fn set_cookie(&self, host: &str, name: &str, value: &str) {
-        let mut jar = self.jar.lock().expect("no test panics with the jar in hand");
+        let mut jar = self
+            .jar
+            .lock()
+            .expect("no test panics with the jar in hand");
         jar.entry(host.to_owned())
             .or_default()
             .insert(name.to_owned(), value.to_owned());
@@ -193,7 +199,10 @@ impl Person {
     }
 
     fn keep_cookies(&self, answer: &Answer) {
-        let mut jar = self.jar.lock().expect("no test panics with the jar in hand");
+        let mut jar = self
+            .jar
+            .lock()
+            .expect("no test panics with the jar in hand");
         let host = answer.url.host_str().unwrap_or_default().to_owned();
         let cookies = jar.entry(host).or_default();
         for line in answer.set_cookies() {
@@ -242,7 +251,9 @@ impl Answer {
 
     /// Where a redirect leads.
     pub fn location(&self) -> Option<Url> {
-        let target = self.header("location").filter(|_| self.status.is_redirection())?;
+        let target = self
+            .header("location")
+            .filter(|_| self.status.is_redirection())?;
         Some(self.url.join(target).expect("a location is a URL"))
     }
 

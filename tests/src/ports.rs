@@ -12,7 +12,8 @@ pub fn row(count: u16) -> u16 {
     let base = 20_000 + u16::try_from(std::process::id() % 400).expect("below 400") * 20;
     for _ in 0..200 {
         let first = 20_000 + (base - 20_000 + NEXT.fetch_add(count, Ordering::Relaxed)) % 11_000;
-        let free = (first..first + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok());
+        let free =
+            (first..first + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok());
         if free {
             return first;
         }

@@ -54,9 +54,16 @@ impl Process {
 
     pub async fn ended(&mut self) -> ExitStatus {
         let name = self.name.clone();
-        wait::until(&format!("{name} to end"), Duration::from_secs(30), async || {
-            self.child.try_wait().expect("a child can be asked").ok_or("running")
-        })
+        wait::until(
+            &format!("{name} to end"),
+            Duration::from_secs(30),
+            async || {
+                self.child
+                    .try_wait()
+                    .expect("a child can be asked")
+                    .ok_or("running")
+            },
+        )
         .await
     }
 }

@@ -28,9 +28,11 @@ impl Independent {
             r#"{"sub": "ann@corp.test", "email": "ann@corp.test", "name": "Ann"}"#,
         ]);
         let process = Process::start("oidc-provider-mock", directory.path(), command);
-        wait::until("the independent provider", Duration::from_secs(30), async || {
-            tokio::net::TcpStream::connect(("127.0.0.1", port)).await
-        })
+        wait::until(
+            "the independent provider",
+            Duration::from_secs(30),
+            async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await,
+        )
         .await;
         Self {
             port,

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use axum::Router;
 use postern::demo::{CertificateFiles, ensure_certificates};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -23,6 +25,14 @@ impl Site {
             directory,
             certificates,
         }
+    }
+
+    /// The authority that issued the certificates.
+    pub fn authority(&self) -> Vec<CertificateDer<'static>> {
+        CertificateDer::pem_file_iter(&self.certificates.authority)
+            .expect("a PEM file")
+            .collect::<Result<_, _>>()
+            .expect("certificates")
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -50,7 +60,9 @@ impl Server {
 
     /// For servers that must know their own address before they exist.
     pub fn on(listener: TcpListener, router: Router) -> Self {
-        let address = listener.local_addr().expect("a bound socket has an address");
+        let address = listener
+            .local_addr()
+            .expect("a bound socket has an address");
         let task = tokio::spawn(async move {
             axum::serve(listener, router).await.expect("a server runs");
         });

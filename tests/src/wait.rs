@@ -4,7 +4,11 @@ use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
 /// Asks `probe` until it gives `Ok`, and panics with its last `Err` when `limit` has passed.
-pub async fn until<T, E: Debug>(what: &str, limit: Duration, mut probe: impl AsyncFnMut() -> Result<T, E>) -> T {
+pub async fn until<T, E: Debug>(
+    what: &str,
+    limit: Duration,
+    mut probe: impl AsyncFnMut() -> Result<T, E>,
+) -> T {
     let end = Instant::now() + limit;
     loop {
         match probe().await {

@@ -1,10 +1,17 @@
 //! The usual surroundings: a cluster, the demo's provider with its three people, the sample
 //! application, and routes to it.
 
+use std::sync::Arc;
+
+use postern::demo::idp::{self, DemoIdp, Redirects};
+use postern::demo::sample::{self, Published, PublishedKeys};
+use postern_common::tls::Trust;
+use tokio::net::TcpListener;
+
 use crate::cluster::{Cluster, Layout, Plan};
 use crate::form::Form;
 use crate::person::{Answer, Person};
-use crate::site::Server;
+use crate::site::{Server, Site};
 
 /// `app`: everybody who is signed in. `eng`: the group eng. `open`: everybody.
 const ROUTES: &str = "
@@ -36,7 +43,43 @@ pub fn header_seen(seen: &serde_json::Value, name: &str) -> Option<String> {
 impl World {
     /// `config`: YAML beside the routes.
     pub async fn start(layout: Layout, config: &str) -> Self {
-        todo_world(layout, config).await
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        let issuer = format!("http://localhost:{port}");
+        let provider = Server::on(listener, idp::router(DemoIdp::new(&issuer, Redirects::Any)));
+
+        let site = Site::new();
+        // The application learns where keys are published only once ports are known.
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let application = format!("http://{}", listener.local_addr().expect("an address"));
+        let plan = Plan {
+            layout,
+            provider: issuer,
+            config: format!("{config}{}", ROUTES.replace("{APP}", &application)),
+        };
+        let cluster = Cluster::start_on(site, plan).await;
+        let trust = Trust::nobody()
+            .and(&cluster.site.authority(), "the test's authority")
+            .expect("an authority");
+        let names = ["app", "eng", "open"].map(|name| Published {
+            audience: format!("{name}.corp.test"),
+            // The name resolves nowhere; the certificate is for localhost too.
+            url: format!(
+                "https://localhost:{}/.well-known/pomerium/jwks.json",
+                cluster.port
+            ),
+        });
+        let keys = PublishedKeys::new(&names, &trust).expect("keys");
+        let application = Server::on(listener, sample::router(Arc::new(keys)));
+        Self {
+            cluster,
+            provider,
+            application,
+        }
+    }
+
+    fn provider_origin(&self) -> String {
+        format!("http://localhost:{}", self.provider.address.port())
     }
 
     /// Opens `url`, picks `name` at the provider and follows the way back.

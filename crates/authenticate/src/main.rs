@@ -22,7 +22,7 @@ fn main() -> ExitCode {
 
 async fn start(launched: Launched) -> Result<(), StartError> {
     let config = Arc::clone(&launched.config.borrow());
-    let peers = Peers::new(&config, launched.keys.clone(), &launched.metrics)?;
+    let peers = Peers::of(&launched)?;
     let databroker = peers.transport(&config, Service::Databroker)?;
     let http = peers.https_client()?.into();
     postern_authenticate::run(launched.config, databroker, http, &launched.lifecycle).await?;

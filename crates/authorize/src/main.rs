@@ -23,7 +23,7 @@ fn main() -> ExitCode {
 
 async fn start(launched: Launched) -> Result<(), StartError> {
     let config = Arc::clone(&launched.config.borrow());
-    let peers = Peers::new(&config, launched.keys.clone(), &launched.metrics)?;
+    let peers = Peers::of(&launched)?;
     let databroker = peers.transport(&config, Service::Databroker)?;
     let authorize = Authorize::new(
         launched.config.clone(),

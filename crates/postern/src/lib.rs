@@ -18,3 +18,4 @@
 
 pub mod check;
 pub mod demo;
+pub mod run;

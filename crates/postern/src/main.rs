@@ -1,1 +1,101 @@
-fn main() {}
+//! `postern`: all services in one process, and the command line around them.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use postern::check::{Explain, Strictness, check};
+use postern::demo::{self, DemoArgs};
+use postern_common::config::Origin;
+use postern_common::launch::{self, HealthArgs};
+use postern_common::telemetry::log::chain;
+
+/// Identity-aware access proxy, compatible with Pomerium Core
+///
+/// Without a command it runs the services that the configuration names in `services`, all four
+/// unless told otherwise.
+#[derive(Debug, Parser)]
+#[command(name = "postern", version)]
+struct Arguments {
+    /// The configuration: YAML, JSON or TOML. Without it, /pomerium/config.yaml if there is one,
+    /// else the environment alone
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Try Postern on this machine: an identity provider, an application and a URL to open
+    Demo(DemoArgs),
+    /// Say everything that is wrong with a configuration, at once
+    Check(CheckArgs),
+    /// Ask the process on this host whether it is ready; for container health checks
+    Health(HealthArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct CheckArgs {
+    /// The configuration; without it, what a start would read
+    file: Option<PathBuf>,
+    /// Unknown keys, published secrets and clear text are errors
+    #[arg(long)]
+    strict: bool,
+    /// Tell routes and their policies in words
+    #[arg(long)]
+    explain: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse_from(launch::command_line());
+    match arguments.command {
+        None => launch::process(arguments.config, None, postern::run::run),
+        Some(Command::Demo(args)) => run_demo(args),
+        Some(Command::Check(args)) => run_check(args, arguments.config),
+        Some(Command::Health(args)) => args.run(),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "this is the output of the command")]
+fn run_check(args: CheckArgs, config: Option<PathBuf>) -> ExitCode {
+    let strictness = if args.strict {
+        Strictness::Strict
+    } else {
+        Strictness::AsStart
+    };
+    let explain = if args.explain {
+        Explain::Yes
+    } else {
+        Explain::No
+    };
+    let origin = Origin::of_process(args.file.or(config), None);
+    let report = check(&origin, strictness, explain);
+    println!("{}", report.text.trim_end());
+    if report.valid {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "a command tells its user what went wrong"
+)]
+fn run_demo(args: DemoArgs) -> ExitCode {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(demo::run(args)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}

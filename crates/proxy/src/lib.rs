@@ -50,4 +50,4 @@ mod websocket;
 
 pub use listener::{BindError, Listeners};
 pub use remote::Remote;
-pub use run::{Peers, RunError, run, run_on};
+pub use run::{Peers, RunError, cores, run, run_on};

@@ -84,7 +84,7 @@ pub async fn run(
 }
 
 /// As many as the machine, or the container, has.
-fn cores() -> usize {
+pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 

@@ -1,5 +1,6 @@
 //! How this process reaches what runs elsewhere.
 
+use super::Launched;
 use crate::config::{Config, Service};
 use crate::http_client::HttpsClient;
 use crate::lifecycle::Parts;
@@ -8,7 +9,6 @@ use crate::rpc::Transport;
 use crate::rpc::client::{CallMetrics, CallTiming, ProbeTiming, RemoteConfig};
 use crate::rpc::discovery::TargetError;
 use crate::rpc::token::TokenKeys;
-use crate::telemetry::metrics::Metrics;
 use crate::tls::{self, Alpn, TlsError, Trust};
 
 /// What connections to other services and to providers have in common.
@@ -37,20 +37,16 @@ pub enum PeersError {
 }
 
 impl Peers {
-    pub fn new(config: &Config, keys: TokenKeys, metrics: &Metrics) -> Result<Self, PeersError> {
+    /// As the configuration at the start says; `/status` tells how the endpoints stand.
+    pub fn of(launched: &Launched) -> Result<Self, PeersError> {
+        let config = launched.config.borrow();
         Ok(Self {
             resolver: Resolver::new(config.dns.clone())?,
             trust: Trust::system().and(&config.certificate_authorities, "certificate_authority")?,
-            keys,
-            calls: CallMetrics::new(metrics),
-            parts: Parts::default(),
+            keys: launched.keys.clone(),
+            calls: CallMetrics::new(&launched.metrics),
+            parts: launched.lifecycle.parts().clone(),
         })
-    }
-
-    /// From now on `/status` tells how the endpoints of other services stand.
-    pub fn telling(mut self, parts: &Parts) -> Self {
-        self.parts = parts.clone();
-        self
     }
 
     /// For calls to identity providers.

@@ -25,7 +25,18 @@ use idp::DemoIdp;
 use parts::{Part, PartError};
 use postern_common::tls::{PemError, TlsError, Trust, pem};
 use processes::{ProcessError, Processes};
-use sample::{KeysError, PublishedKeys};
+use sample::{KeysError, Published, PublishedKeys};
+
+/// Of the certificate. OpenSSL takes no wildcard right below the top, so the demo's own names
+/// stand beside it.
+const NAMES: [&str; 6] = [
+    "hello.localhost",
+    "engineering.localhost",
+    "public.localhost",
+    "auth.localhost",
+    "localhost",
+    "*.localhost",
+];
 
 /// How many processes the demo's Postern is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -132,14 +143,18 @@ pub async fn run(args: DemoArgs) -> Result<(), DemoError> {
         .tempdir()
         .map_err(DemoError::Directory)?;
     let directory = args.write.unwrap_or_else(|| temporary.path().to_owned());
-    let names = ["localhost".to_owned(), "*.localhost".to_owned()];
+    let names = NAMES.map(str::to_owned);
     let places = Places::new(args.port, certificates::ensure(&directory, &names)?);
     let config = files::ensure_config(&directory, &places, args.services == Layout::Split)?;
 
     let provider = listen(places.ports.address(Ports::PROVIDER)).await?;
     let application = listen(places.ports.address(Ports::SAMPLE)).await?;
-    let urls = [&places.hello, &places.engineering, &places.public].map(String::clone);
-    let keys = PublishedKeys::new(&urls, &trust(&places.certificates.authority)?)?;
+    let names = [&places.hello, &places.engineering, &places.public];
+    let names: Vec<_> = names
+        .into_iter()
+        .map(|url| Published::at(url))
+        .collect::<Result<_, _>>()?;
+    let keys = PublishedKeys::new(&names, &trust(&places.certificates.authority)?)?;
     let idp = DemoIdp::for_postern_at(&places.provider, &places.authenticate);
     let provider = axum::serve(provider, idp::router(idp));
     let application = axum::serve(application, sample::router(Arc::new(keys)));

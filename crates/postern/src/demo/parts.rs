@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 
 use super::certificates::{self, CertificateError};
 use super::idp::{self, DemoIdp, Redirects};
-use super::sample::{self, KeysError, PublishedKeys};
+use super::sample::{self, KeysError, Published, PublishedKeys};
 use super::tls_listener::TlsListener;
 
 #[derive(Debug, clap::Subcommand)]
@@ -102,7 +102,11 @@ pub async fn run(part: Part) -> Result<(), PartError> {
                 let origin = file.display().to_string();
                 trust = trust.and(&pem::certificates(&read(&file)?, &origin)?, &origin)?;
             }
-            let keys = PublishedKeys::new(&public_url, &trust)?;
+            let names: Vec<_> = public_url
+                .iter()
+                .map(|url| Published::at(url))
+                .collect::<Result<_, _>>()?;
+            let keys = PublishedKeys::new(&names, &trust)?;
             serve(server, sample::router(Arc::new(keys))).await
         }
         Part::Certificates { directory, names } => {

@@ -36,11 +36,33 @@ pub fn router(keys: Arc<PublishedKeys>) -> Router {
         .with_state(keys)
 }
 
-/// The keys that verify assertions for this application, as Postern publishes them on its hosts.
+/// A name that the application is reached by, and where Postern publishes its keys.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// The host in the assertion's `aud`.
+    pub audience: String,
+    pub url: String,
+}
+
+impl Published {
+    /// As Postern does it for an application at `url`: on the same origin.
+    pub fn at(url: &str) -> Result<Self, KeysError> {
+        let wrong = || KeysError::Url(url.to_owned());
+        let parsed = Url::parse(url).map_err(|_| wrong())?;
+        Ok(Self {
+            audience: parsed.host_str().ok_or_else(wrong)?.to_owned(),
+            url: format!(
+                "{}/.well-known/pomerium/jwks.json",
+                url.trim_end_matches('/')
+            ),
+        })
+    }
+}
+
+/// The keys that verify assertions for this application.
 pub struct PublishedKeys {
-    /// The host names that this application is reached by from outside.
     audiences: Vec<String>,
-    /// On one of those hosts; all of them publish the same keys.
+    /// Of the first name; all of them publish the same keys.
     url: Uri,
     client: HttpsClient,
 }
@@ -56,24 +78,17 @@ pub enum KeysError {
 }
 
 impl PublishedKeys {
-    /// For an application that is reached by `urls` from outside, over certificates of `trust`.
-    pub fn new(urls: &[String], trust: &Trust) -> Result<Self, KeysError> {
-        let wrong = |url: &str| KeysError::Url(url.to_owned());
-        let audiences = urls
-            .iter()
-            .map(|url| {
-                let parsed = Url::parse(url).map_err(|_| wrong(url))?;
-                parsed.host_str().map(str::to_owned).ok_or(wrong(url))
-            })
-            .collect::<Result<_, _>>()?;
-        let first = urls.first().ok_or(wrong(""))?.trim_end_matches('/');
-        let url = format!("{first}/.well-known/pomerium/jwks.json")
+    /// Keys are fetched over certificates of `trust`.
+    pub fn new(names: &[Published], trust: &Trust) -> Result<Self, KeysError> {
+        let first = names.first().ok_or_else(|| KeysError::Url(String::new()))?;
+        let url = first
+            .url
             .parse()
-            .map_err(|_| wrong(first))?;
+            .map_err(|_| KeysError::Url(first.url.clone()))?;
         let resolver = Resolver::new(DnsOptions::default())?;
         let client = HttpsClient::new(resolver, trust)?;
         Ok(Self {
-            audiences,
+            audiences: names.iter().map(|name| name.audience.clone()).collect(),
             url,
             client,
         })
@@ -118,6 +133,16 @@ enum Assertion {
 struct Page<'a> {
     greeting: String,
     seen: &'a Seen,
+}
+
+impl Page<'_> {
+    /// A claim as people read it.
+    fn claim(value: &serde_json::Value) -> String {
+        match value {
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        }
+    }
 }
 
 async fn show(State(keys): State<Arc<PublishedKeys>>, request: Request<Body>) -> Response {

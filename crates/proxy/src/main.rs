@@ -1,0 +1,39 @@
+//! `postern-proxy`: the data plane, as a process of its own.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use postern_common::config::Service;
+use postern_common::launch::peers::{Peers, PeersError};
+use postern_common::launch::{self, Launched};
+use postern_proxy::Remote;
+
+fn main() -> ExitCode {
+    launch::service(Service::Proxy, "Postern's data plane", start)
+}
+
+async fn start(launched: Launched) -> Result<(), PeersError> {
+    let config = Arc::clone(&launched.config.borrow());
+    let peers = Peers::of(&launched)?;
+    let authorize = peers.transport(&config, Service::Authorize)?;
+    let peers = postern_proxy::Peers {
+        authorizer: Remote::connect(
+            &authorize,
+            &launched.keys,
+            launched.config.clone(),
+            postern_proxy::cores(),
+            &launched.lifecycle,
+        ),
+        databroker: peers.transport(&config, Service::Databroker)?,
+        authenticate: None,
+        keys: launched.keys.clone(),
+        metrics: launched.metrics.clone(),
+    };
+    let lifecycle = launched.lifecycle.clone();
+    launched
+        .lifecycle
+        .spawn_critical(Service::Proxy.name(), async move {
+            postern_proxy::run(launched.config, peers, &lifecycle).await
+        });
+    Ok(())
+}
