@@ -4,14 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 use jiff::{SignedDuration, Timestamp};
-use postern_common::config::{BearerTokenFormat, Config};
+use postern_common::config::{BearerTokenFormat, Config, RouteId};
 use postern_common::crypto::bearer_id::{TokenKind, session_id};
 use postern_common::rpc::stubs::databroker::{PutRequest, Record};
 use postern_common::rpc::stubs::{session, user};
 use postern_identity::{
-    HttpClient, ProviderError, ProviderSettings, Providers, VerifiedToken, VerifyToken, claims,
+    ForeignToken, ForeignTokens, HttpClient, ProviderError, ProviderSettings, Providers,
+    VerifiedToken, VerifyToken, claims,
 };
 use prost::Message as _;
 
@@ -20,7 +21,7 @@ use crate::facts::Visitor;
 use crate::gather::Gather;
 use crate::metrics::Metrics;
 use crate::records::{KeepTokens, Session, User, record_type};
-use crate::replica::data::Versioned;
+use crate::replica::data::{Data, Versioned};
 use crate::replica::{LookupError, Replica, Wanted};
 use crate::snapshot::LoadedRoute;
 
@@ -34,11 +35,21 @@ const REMEMBERED: u64 = 10_000;
 pub struct Bearers {
     replica: Arc<Replica>,
     http: HttpClient,
-    /// Only while a route reads such tokens.
-    providers: ArcSwapOption<Providers>,
-    /// By session id. Concurrent requests with one token are verified once.
-    results: moka::future::Cache<String, Verified>,
+    settings: ArcSwap<Settings>,
+    /// By session and route, because routes differ in the audiences that they accept. Concurrent
+    /// requests with one token are verified once.
+    results: moka::future::Cache<(String, RouteId), Verified>,
     metrics: Metrics,
+}
+
+/// What a configuration says about tokens.
+#[derive(Debug, Default)]
+struct Settings {
+    /// Only while a route reads tokens of the sign-in provider.
+    providers: Option<Arc<Providers>>,
+    /// Only while a route reads JWTs made elsewhere.
+    foreign: Option<Arc<ForeignTokens>>,
+    session_lifetime: Duration,
 }
 
 #[derive(Debug, Clone)]
@@ -54,12 +65,32 @@ pub struct Made {
     pub user: Versioned<User>,
 }
 
+/// A token on its way to a session.
+struct Token<'a> {
+    kind: TokenKind,
+    /// Provider id, or the entry's name in `identity_providers`.
+    issuer: &'a str,
+    session_id: String,
+    text: &'a str,
+}
+
+impl<'a> Token<'a> {
+    fn new(kind: TokenKind, issuer: &'a str, text: &'a str) -> Self {
+        Self {
+            kind,
+            issuer,
+            session_id: session_id(kind, issuer, text),
+            text,
+        }
+    }
+}
+
 impl Bearers {
     pub fn new(replica: Arc<Replica>, http: HttpClient, config: &Config, metrics: Metrics) -> Self {
         let bearers = Self {
             replica,
             http,
-            providers: ArcSwapOption::empty(),
+            settings: ArcSwap::default(),
             results: moka::future::Cache::builder()
                 .max_capacity(REMEMBERED)
                 .time_to_live(REMEMBER)
@@ -72,18 +103,32 @@ impl Bearers {
 
     /// Takes over a configuration. What is known of providers that stay is kept.
     pub fn load(&self, config: &Config) {
-        let any = config.routes.iter().any(|route| {
-            matches!(
-                route.bearer.format,
-                BearerTokenFormat::IdpAccessToken | BearerTokenFormat::IdpIdentityToken
-            )
-        });
-        let providers = any.then(|| {
-            let before = self.providers.load();
+        let any = |formats: &[BearerTokenFormat]| {
+            let mut routes = config.routes.iter();
+            routes.any(|route| formats.contains(&route.bearer.format))
+        };
+        let before = self.settings.load();
+        let of_provider = [
+            BearerTokenFormat::IdpAccessToken,
+            BearerTokenFormat::IdpIdentityToken,
+        ];
+        let providers = any(&of_provider).then(|| {
             let settings = ProviderSettings::all(config);
-            Arc::new(Providers::new(settings, &self.http, before.as_deref()))
+            Arc::new(Providers::new(
+                settings,
+                &self.http,
+                before.providers.as_deref(),
+            ))
         });
-        self.providers.store(providers);
+        let foreign = any(&[BearerTokenFormat::Jwt]).then(|| {
+            let (verifiers, before) = (&config.jwt_verifiers, before.foreign.as_deref());
+            Arc::new(ForeignTokens::new(verifiers, &self.http, before))
+        });
+        self.settings.store(Arc::new(Settings {
+            providers,
+            foreign,
+            session_lifetime: config.cookie.expire,
+        }));
         self.results.invalidate_all();
     }
 
@@ -92,110 +137,142 @@ impl Bearers {
         &self,
         bearer: &Bearer,
         route: &LoadedRoute,
-        session_lifetime: Duration,
         gather: &Gather<'_>,
     ) -> Result<Visitor, LookupError> {
+        let settings = self.settings.load_full();
         let kind = match bearer.format {
+            BearerTokenFormat::Default => return Ok(Visitor::Anonymous),
             BearerTokenFormat::IdpAccessToken => TokenKind::Access,
             BearerTokenFormat::IdpIdentityToken => TokenKind::Identity,
-            BearerTokenFormat::Default | BearerTokenFormat::Jwt => {
-                return Err(LookupError::NotSupported("bearer_token_format: jwt"));
+            BearerTokenFormat::Jwt => {
+                return Box::pin(self.foreign(&settings, bearer, route, gather)).await;
             }
         };
-        let Some(provider_id) = route.provider_id.as_deref() else {
+        let (Some(issuer), Some(providers)) = (route.provider_id.as_deref(), &settings.providers)
+        else {
             return Err(LookupError::NotSupported(
                 "bearer tokens without idp_provider",
             ));
         };
-        let id = session_id(kind, provider_id, &bearer.token);
-        if let Some(data) = self.replica.data() {
-            if let Some(known) = data.sessions.get(&id)
-                && known.value.valid_until.is_none_or(|end| end > gather.now)
-            {
-                self.metrics.bearer_cached.inc();
-                return gather.known_session(&data, known).await;
-            }
-            if data.was_deleted(&id) {
-                // Revoked here; whether the provider still stands by it has to be asked again.
-                self.results.invalidate(&id).await;
-            }
+        let audiences = route.route.bearer.audiences.as_deref().unwrap_or_default();
+        if kind == TokenKind::Access && audiences.is_empty() {
+            return Err(LookupError::NotSupported(
+                "access tokens without idp_access_token_allowed_audiences",
+            ));
         }
-        let work = self.verify(
-            kind,
-            &id,
-            provider_id,
-            bearer,
-            route,
-            session_lifetime,
-            gather,
-        );
-        let verified = self
-            .results
-            .try_get_with(id.clone(), work)
-            .await
-            .map_err(|error| LookupError::clone(&error))?;
-        match verified {
+        let token = Token::new(kind, issuer, &bearer.token);
+        if let Some((data, known)) = self.known(&token, gather) {
+            // Another route may have made the session, and accept other audiences.
+            let accepted = kind == TokenKind::Identity
+                || known
+                    .value
+                    .audience
+                    .iter()
+                    .any(|aud| audiences.contains(aud));
+            if !accepted {
+                return Ok(Visitor::InvalidToken);
+            }
+            self.metrics.bearer_cached.inc();
+            return gather.known_session(&data, known).await;
+        }
+        let verified = async {
+            let provider = providers
+                .get(issuer)
+                .map_err(|error| LookupError::Provider(error.to_string()))?;
+            let request = VerifyToken {
+                token: token.text,
+                audiences,
+                now: gather.now,
+            };
+            let result = match kind {
+                TokenKind::Access => provider.verify_access_token(request).await,
+                TokenKind::Identity | TokenKind::Jwt => {
+                    provider.verify_identity_token(request).await
+                }
+            };
+            match judged(result)? {
+                Some(verified) => self.make(&token, verified, &settings, gather).await,
+                None => Ok(Verified::Invalid),
+            }
+        };
+        self.made(&token, route, gather, Box::pin(verified)).await
+    }
+
+    /// A JWT made elsewhere: verified every time, which costs no call. The session it stands for
+    /// is made once.
+    async fn foreign(
+        &self,
+        settings: &Settings,
+        bearer: &Bearer,
+        route: &LoadedRoute,
+        gather: &Gather<'_>,
+    ) -> Result<Visitor, LookupError> {
+        let Some(foreign) = &settings.foreign else {
+            return Err(LookupError::NotSupported("JWTs without identity_providers"));
+        };
+        let allowed = &route.route.bearer.verifiers;
+        let verified = foreign.verify(&bearer.token, allowed, gather.now).await;
+        let Some(ForeignToken {
+            entry,
+            token: mut verified,
+        }) = judged(verified)?
+        else {
+            return Ok(Visitor::InvalidToken);
+        };
+        // Subjects of different makers must not meet.
+        verified.subject = format!("{entry}/{}", verified.subject);
+        let token = Token::new(TokenKind::Jwt, &entry, &bearer.token);
+        if let Some((data, known)) = self.known(&token, gather) {
+            self.metrics.bearer_cached.inc();
+            return gather.known_session(&data, known).await;
+        }
+        let made = Box::pin(self.make(&token, verified, settings, gather));
+        self.made(&token, route, gather, made).await
+    }
+
+    /// The session of a token, if the copy has it and it has not ended.
+    fn known(
+        &self,
+        token: &Token<'_>,
+        gather: &Gather<'_>,
+    ) -> Option<(Arc<Data>, Versioned<Session>)> {
+        let data = self.replica.data()?;
+        let known = data.sessions.get(&token.session_id)?;
+        let lives = known.value.valid_until.is_none_or(|end| end > gather.now);
+        lives.then_some((data, known))
+    }
+
+    /// The outcome of `work`, shared by all who bring this token to this route now.
+    async fn made(
+        &self,
+        token: &Token<'_>,
+        route: &LoadedRoute,
+        gather: &Gather<'_>,
+        work: impl Future<Output = Result<Verified, LookupError>>,
+    ) -> Result<Visitor, LookupError> {
+        let key = (token.session_id.clone(), route.route.id.clone());
+        let data = self.replica.data();
+        if data.is_some_and(|data| data.was_deleted(&token.session_id)) {
+            // Revoked here; whether its maker still stands by it has to be asked again.
+            self.results.invalidate(&key).await;
+        }
+        let verified = self.results.try_get_with(key, work).await;
+        match verified.map_err(|error| LookupError::clone(&error))? {
             Verified::Invalid => Ok(Visitor::InvalidToken),
             Verified::Made(made) => gather.made_session(&made).await,
         }
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one call, each of them of another kind"
-    )]
-    async fn verify(
+    async fn make(
         &self,
-        kind: TokenKind,
-        id: &str,
-        provider_id: &str,
-        bearer: &Bearer,
-        route: &LoadedRoute,
-        session_lifetime: Duration,
+        token: &Token<'_>,
+        verified: VerifiedToken,
+        settings: &Settings,
         gather: &Gather<'_>,
     ) -> Result<Verified, LookupError> {
-        let providers = self.providers.load_full();
-        let provider = providers
-            .as_ref()
-            .ok_or(LookupError::NotSupported(
-                "bearer tokens without idp_provider",
-            ))?
-            .get(provider_id)
-            .map_err(|error| LookupError::Provider(error.to_string()))?;
-        let audiences = route.route.bearer.audiences.as_deref().unwrap_or_default();
-        let request = VerifyToken {
-            token: &bearer.token,
-            audiences,
-            now: gather.now,
-        };
-        let result = match kind {
-            TokenKind::Access if audiences.is_empty() => {
-                return Err(LookupError::NotSupported(
-                    "access tokens without idp_access_token_allowed_audiences",
-                ));
-            }
-            TokenKind::Access => provider.verify_access_token(request).await,
-            TokenKind::Identity | TokenKind::Jwt => provider.verify_identity_token(request).await,
-        };
-        let token = match result {
-            Ok(token) => token,
-            Err(ProviderError::Refused(_) | ProviderError::Invalid(_)) => {
-                return Ok(Verified::Invalid);
-            }
-            Err(error) => return Err(LookupError::Provider(error.to_string())),
-        };
-        let written = Written::new(
-            kind,
-            id,
-            provider_id,
-            bearer,
-            token,
-            session_lifetime,
-            gather.now,
-        );
-        self.write(written, gather)
-            .await
-            .map(|made| Verified::Made(Arc::new(made)))
+        let written = Written::new(token, verified, settings.session_lifetime, gather.now);
+        let made = self.write(written, gather).await?;
+        Ok(Verified::Made(Arc::new(made)))
     }
 
     /// Writes both records; the user's devices are kept.
@@ -252,6 +329,15 @@ impl Bearers {
     }
 }
 
+/// `None`: the token does not hold. Errors say that nobody knows just now.
+fn judged<T>(result: Result<T, ProviderError>) -> Result<Option<T>, LookupError> {
+    match result {
+        Ok(verified) => Ok(Some(verified)),
+        Err(ProviderError::Refused(_) | ProviderError::Invalid(_)) => Ok(None),
+        Err(error) => Err(LookupError::Provider(error.to_string())),
+    }
+}
+
 /// Records made of a verified token.
 struct Written {
     session: session::Session,
@@ -260,18 +346,18 @@ struct Written {
 
 impl Written {
     fn new(
-        kind: TokenKind,
-        id: &str,
-        provider_id: &str,
-        bearer: &Bearer,
+        sent: &Token<'_>,
         token: VerifiedToken,
         session_lifetime: Duration,
         now: Timestamp,
     ) -> Self {
         let longest = SignedDuration::try_from(session_lifetime).unwrap_or(SignedDuration::MAX);
-        let expires_at = token
-            .expires_at
-            .unwrap_or_else(|| now.saturating_add(longest).unwrap_or(Timestamp::MAX));
+        let longest = now.saturating_add(longest).unwrap_or(Timestamp::MAX);
+        let expires_at = match (token.expires_at, sent.kind) {
+            (Some(end), TokenKind::Jwt) => end.min(longest),
+            (Some(end), _) => end,
+            (None, _) => longest,
+        };
         let issued_at = token.issued_at.unwrap_or(now);
         let flat = claims::flatten(&token.claims);
         let text = |name| {
@@ -286,31 +372,32 @@ impl Written {
             claims: claims::to_list_values(&flat),
             ..user::User::default()
         };
-        let (oauth_token, id_token) = match kind {
+        let (oauth_token, id_token) = match sent.kind {
             TokenKind::Access => {
                 let oauth = session::OAuthToken {
-                    access_token: bearer.token.clone(),
+                    access_token: sent.text.to_owned(),
                     token_type: "Bearer".to_owned(),
                     expires_at: Some(proto_time(expires_at)),
                     ..session::OAuthToken::default()
                 };
                 (Some(oauth), None)
             }
-            TokenKind::Identity | TokenKind::Jwt => {
+            TokenKind::Jwt => (None, None),
+            TokenKind::Identity => {
                 let id_token = session::IdToken {
                     issuer: text("iss"),
                     subject: text("sub"),
                     expires_at: Some(proto_time(expires_at)),
                     issued_at: Some(proto_time(issued_at)),
-                    raw: bearer.token.clone(),
+                    raw: sent.text.to_owned(),
                 };
                 (None, Some(id_token))
             }
         };
         let session = session::Session {
-            id: id.to_owned(),
+            id: sent.session_id.clone(),
             user_id: token.subject,
-            idp_id: provider_id.to_owned(),
+            idp_id: sent.issuer.to_owned(),
             issued_at: Some(proto_time(issued_at)),
             accessed_at: Some(proto_time(now)),
             expires_at: Some(proto_time(expires_at)),

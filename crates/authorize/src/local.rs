@@ -34,7 +34,7 @@ use crate::snapshot::{LoadedRoute, Snapshot};
 const PREVIOUS_COUNTS: Duration = Duration::from_secs(60);
 
 /// Own endpoints that hand the assertion, or what stands in it, to the person.
-const NEED_ASSERTION: [&str; 2] = ["/.pomerium/jwt", "/.pomerium/user"];
+const NEED_ASSERTION: [&str; 3] = ["/.pomerium/", "/.pomerium/jwt", "/.pomerium/user"];
 
 /// The decision point. Implements [`Authorizer`] by function calls.
 #[derive(Debug)]
@@ -281,10 +281,7 @@ impl Local {
             Credential::CookieAndBearer => Visitor::CookieAndBearer,
             Credential::Handle { handle, .. } => gather.visitor(&handle).await?,
             Credential::Bearer(bearer) => match route {
-                Some(route) => {
-                    let lifetime = snapshot.config.cookie.expire;
-                    Box::pin(self.bearers.visitor(&bearer, route, lifetime, &gather)).await?
-                }
+                Some(route) => Box::pin(self.bearers.visitor(&bearer, route, &gather)).await?,
                 None => Visitor::Anonymous,
             },
         };

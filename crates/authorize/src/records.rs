@@ -42,6 +42,8 @@ pub struct Session {
     pub impersonates: Option<Arc<str>>,
     pub devices: Vec<DeviceCredential>,
     pub tokens: Option<Arc<Tokens>>,
+    /// Of the bearer token that the session was made from; empty for other sessions.
+    pub audience: Vec<String>,
 }
 
 /// What a session proved by WebAuthn.
@@ -143,6 +145,11 @@ impl Session {
             valid_until: session_valid_until(&message),
             user_id: message.user_id.into(),
             idp_id: message.idp_id,
+            audience: if message.refresh_disabled {
+                message.audience
+            } else {
+                Vec::new()
+            },
             claims: claims(message.claims),
             impersonates: message
                 .impersonate_session_id

@@ -181,6 +181,7 @@ pub fn ann() -> Person {
                 impersonates: None,
                 devices: Vec::new(),
                 tokens: None,
+                audience: Vec::new(),
             }),
             impersonated: None,
         },

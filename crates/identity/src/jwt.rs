@@ -90,6 +90,12 @@ impl<'a> Unverified<'a> {
         }
     }
 
+    /// What the token claims. Nothing of it counts before [`Self::verify`]; it tells whose keys
+    /// to verify it by.
+    pub fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
     /// The claims. Call it after [`Self::verify`] only.
     pub fn into_claims(self) -> Claims {
         self.claims

@@ -28,6 +28,7 @@ mod client_auth;
 mod discovery;
 mod document;
 mod error;
+mod foreign;
 mod http_client;
 mod jwks;
 mod jwt;
@@ -41,6 +42,7 @@ mod token_endpoint;
 mod tests;
 
 pub use error::{ProviderError, Refusal};
+pub use foreign::{ForeignToken, ForeignTokens};
 pub use http_client::{HttpClient, HttpError, MAX_BODY, REFRESH_DEADLINE};
 pub use provider::{
     AuthRequest, Capabilities, Claims, CodeExchange, EndSession, IdToken, Identity, Provider,

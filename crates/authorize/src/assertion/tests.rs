@@ -14,6 +14,7 @@ fn session(claims: Value) -> Arc<Session> {
         impersonates: None,
         devices: Vec::new(),
         tokens: None,
+        audience: Vec::new(),
     })
 }
 

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use http::{Request, Response, StatusCode};
-use postern_common::authz::DenyKind;
+use postern_common::authz::{Authorizer as _, CheckSubject, Decision, DenyKind};
 use postern_common::crypto::bearer_id::{TokenKind, session_id};
+use postern_common::crypto::keys::{SecretKey, SigningKeys};
 use postern_common::rpc::stubs::databroker::GetRequest;
 use postern_identity::HttpError;
 use serde_json::json;
@@ -132,4 +133,87 @@ async fn an_invalid_token_is_forbidden_and_an_absent_provider_is_no_answer() {
     // Without a token the route is like any other.
     let deny = world.denied(&[]).await;
     assert!(matches!(deny.kind, DenyKind::SignIn { .. }));
+}
+
+#[tokio::test]
+async fn w8_a_token_for_one_route_is_none_for_another() {
+    let routes = format!(
+        "{ROUTE}- {{from: https://other.corp.test, to: http://up, \
+         bearer_token_format: idp_access_token, idp_access_token_allowed_audiences: [other-api], \
+         allow_any_authenticated_user: true}}\n"
+    );
+    let provider = Arc::new(Provider::default());
+    let asked = Arc::clone(&provider);
+    let world = World::with_provider(&routes, move |request| asked.answer(&request)).await;
+    let headers = [("authorization", "Bearer GOOD")];
+    let to_other = || {
+        let config = world.config.borrow();
+        let mut request = world.request(&headers);
+        request.host = "other.corp.test".into();
+        request.subject = CheckSubject::Route {
+            id: config.routes[1].id.clone(),
+            checksum: config.routes[1].checksum,
+        };
+        Arc::new(request)
+    };
+    for _ in 0..2 {
+        match world.authorize.check(to_other()).await.unwrap() {
+            Decision::Deny(deny) => assert_eq!(deny.kind, DenyKind::Forbidden),
+            Decision::Allow(allow) => panic!("{allow:?}"),
+        }
+        // That it was refused there does not spoil it here, nor the other way round.
+        world.allowed(&headers).await;
+    }
+    let id = session_id(TokenKind::Access, &world.provider_id(), "GOOD");
+    world.until_session(&id).await;
+    match world.authorize.check(to_other()).await.unwrap() {
+        Decision::Deny(deny) => assert_eq!(deny.kind, DenyKind::Forbidden),
+        Decision::Allow(allow) => panic!("{allow:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_jwt_made_elsewhere() {
+    let verifiers =
+        "  ci: {issuer: https://ci.test, jwks_url: https://ci.test/jwks, audiences: [postern]}\n";
+    let routes = format!(
+        "- {{from: https://app.corp.test, to: http://up, bearer_token_format: jwt, \
+         policy: [{{allow: {{and: [{{user: ci/job-1}}]}}}}]}}\nidentity_providers:\n{verifiers}"
+    );
+    let keys = SigningKeys::derived_from(&SecretKey::random()).unwrap();
+    let jwks = keys.jwks().body.clone();
+    let world = World::with_provider(&routes, move |_| {
+        let mut response = status(StatusCode::OK);
+        *response.body_mut() = jwks.clone().into_bytes();
+        Ok(response)
+    })
+    .await;
+    let token = |sub: &str, audience: &str| {
+        let claims = json!({
+            "iss": "https://ci.test", "aud": audience, "sub": sub, "exp": 4_000_000_000_u64
+        });
+        format!("Bearer {}", keys.sign(&claims).unwrap())
+    };
+    let good = token("job-1", "postern");
+    for _ in 0..3 {
+        let allow = world.allowed(&[("authorization", &good)]).await;
+        assert_eq!(allow.session.unwrap().user_id, "ci/job-1");
+        assert!(allow.consumed.bearer);
+    }
+    let other = token("job-2", "postern");
+    let deny = world.denied(&[("authorization", &other)]).await;
+    assert_eq!(deny.reasons, ["user-unauthorized"]);
+    for bad in [
+        token("job-1", "elsewhere"),
+        format!("{good}x"),
+        "Bearer opaque".into(),
+    ] {
+        let deny = world.denied(&[("authorization", &bad)]).await;
+        assert_eq!(deny.kind, DenyKind::Forbidden);
+        assert!(deny.reasons.is_empty(), "the policy is not asked");
+    }
+    let both = world
+        .denied(&[("authorization", &good), ("cookie", "_pomerium=x")])
+        .await;
+    assert_eq!(both.kind, DenyKind::BadRequest);
 }

@@ -40,6 +40,7 @@ async fn s09_c27_a_deleted_session_ends_within_a_second() {
         world.sign_in("ann", &["eng"]).await,
         world.sign_in("bob", &["eng"]).await,
     );
+    world.until_session("session-ann").await;
     world.allowed(&[("cookie", &ann)]).await;
     let mut revisits = world.authorize.revisits();
     let begun = Instant::now();
@@ -54,6 +55,7 @@ async fn s09_c27_a_deleted_session_ends_within_a_second() {
 async fn c28_changed_claims_count_with_the_next_request() {
     let world = World::new(ENG).await;
     let ann = world.sign_in("ann", &["eng"]).await;
+    world.until_session("session-ann").await;
     world.allowed(&[("cookie", &ann)]).await;
     let mut revisits = world.authorize.revisits();
     world
@@ -96,6 +98,7 @@ async fn c07_signed_in_people_go_on_while_the_databroker_is_away() {
 async fn c08_another_data_set_is_copied_anew() {
     let world = World::new(ENG).await;
     let ann = world.sign_in("ann", &["eng"]).await;
+    world.until_session("session-ann").await;
     world.allowed(&[("cookie", &ann)]).await;
     let mut revisits = world.authorize.revisits();
     world.databroker().clear(()).await.unwrap();
@@ -152,6 +155,7 @@ async fn impersonation_takes_claims_and_user_of_the_other_session() {
     let world = World::new(ENG).await;
     world.sign_in("ann", &["eng"]).await;
     let admin = world.sign_in("admin", &["ops"]).await;
+    world.until_session("session-admin").await;
     assert_eq!(
         world.denied(&[("cookie", &admin)]).await.kind,
         DenyKind::Forbidden

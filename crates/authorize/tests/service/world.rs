@@ -248,6 +248,26 @@ impl World {
         }
     }
 
+    /// Returns once the copy has a session: its handle is accepted while the databroker is away.
+    pub async fn until_session(&self, id: &str) {
+        let handle = Handle {
+            id: id.to_owned(),
+            idp_id: self.provider_id(),
+            ..Handle::default()
+        };
+        let cookie = format!("_pomerium={}", self.encode(&handle));
+        self.set_away(true);
+        let begun = Instant::now();
+        while self.ask(&[("cookie", &cookie)]).await.is_err() {
+            assert!(
+                begun.elapsed() < Duration::from_secs(5),
+                "the copy never got {id}"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.set_away(false);
+    }
+
     pub async fn denied(&self, headers: &[(&'static str, &str)]) -> Deny {
         match self.ask(headers).await.unwrap() {
             Decision::Deny(deny) => *deny,

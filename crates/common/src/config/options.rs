@@ -309,7 +309,7 @@ impl ProviderKind {
 }
 
 /// One entry of `identity_providers`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JwtVerifier {
     pub issuer: String,
     pub jwks_url: Option<Url>,

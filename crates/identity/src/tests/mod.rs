@@ -3,6 +3,7 @@
 mod access_tokens;
 mod code_flow;
 mod dialects;
+mod foreign;
 mod idp;
 mod lies;
 mod network;
