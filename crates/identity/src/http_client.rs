@@ -221,8 +221,9 @@ pub(crate) fn shown(url: &url::Url) -> String {
 }
 
 fn endpoint(uri: &http::Uri) -> String {
+    let port = uri.port().map(|p| format!(":{p}")).unwrap_or_default();
     format!(
-        "{}://{}{}",
+        "{}://{}{port}{}",
         uri.scheme_str().unwrap_or("https"),
         uri.host().unwrap_or_default(),
         uri.path()

@@ -134,10 +134,15 @@ impl Drop for Issuer {
 /// Reads the document until it is there, then again from time to time.
 async fn keep_fresh(url: String, metadata: Arc<Document<Metadata>>, keys: Arc<Document<Jwks>>) {
     let mut pause = DISCOVERY_DISTANCE;
+    let mut failures = 0_u32;
     loop {
         let outcome = metadata.refresh().await;
         match (&outcome, metadata.age()) {
             (Ok(_), _) => {
+                if failures > 0 {
+                    tracing::info!(issuer = %url, "the identity provider can be reached");
+                }
+                failures = 0;
                 // Warm, so that the first sign-in does not wait; a failure shows up there.
                 if let Err(error) = keys.refresh().await {
                     tracing::warn!(issuer = %url, %error, "the identity provider's keys could not be read");
@@ -145,13 +150,18 @@ async fn keep_fresh(url: String, metadata: Arc<Document<Metadata>>, keys: Arc<Do
                 pause = RENEWAL;
             }
             (Err(error), Some(age)) => {
+                failures += 1;
                 tracing::warn!(issuer = %url, %error, age_s = age.as_secs(),
                     "the identity provider's discovery document could not be renewed; the old one serves on");
                 pause = RENEWAL_RETRY;
             }
             (Err(error), None) => {
-                tracing::warn!(issuer = %url, %error,
-                    "the identity provider's discovery document could not be read; trying again");
+                failures += 1;
+                // About once a minute after the first few.
+                if failures < 4 || failures.is_multiple_of(16) {
+                    tracing::warn!(issuer = %url, %error, failures,
+                        "the identity provider's discovery document could not be read; trying again");
+                }
                 pause = pause.mul_f32(1.5).min(FIRST_PAUSE_MAX);
             }
         }
