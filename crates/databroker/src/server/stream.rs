@@ -10,7 +10,7 @@ use postern_common::rpc::stubs::databroker::{
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use super::{Service, deadline};
 use crate::feed::{Page, State};
@@ -25,6 +25,8 @@ const BUFFER: usize = 64;
 const PAGE: usize = 64;
 /// A client that takes nothing for this long is given up.
 const STALLED: Duration = Duration::from_secs(60);
+/// How long a stream waits before it looks again for a storage that was away.
+const RETRY: Duration = Duration::from_millis(500);
 /// Streams end after this time, plus up to as much again, so that they spread over replicas that came later.
 const MAX_AGE: Duration = Duration::from_secs(30 * 60);
 
@@ -173,10 +175,18 @@ impl Follower {
         }
     }
 
-    /// Sends what is in the log behind the cursor.
+    /// Sends what is in the log behind the cursor. Who wants to wait also waits for a storage that is away.
     async fn catch_up(&mut self, sender: &Sender<SyncResponse>) -> Result<(), Status> {
         loop {
-            let changes = self.read().await?;
+            let changes = match self.read().await {
+                Err(status) if self.wait && status.code() == Code::Unavailable => {
+                    tokio::select! {
+                        () = tokio::time::sleep(RETRY) => continue,
+                        () = sender.closed() => return Ok(()),
+                    }
+                }
+                read => read?,
+            };
             let full = changes.records.len() == PAGE;
             self.send_all(changes.records, sender).await?;
             if !full {

@@ -25,7 +25,8 @@ pub(super) use timeline;
 const HEAD: &str = concat!(
     "SELECT data_set, ",
     timeline!(),
-    ", version, coalesce((SELECT min(version) FROM postern.changes), 0) FROM postern.head"
+    ", version, coalesce((SELECT min(c.version) FROM postern.changes c WHERE c.version > h.forgotten), 0)
+    FROM postern.head h"
 );
 const GET: &str = "SELECT type, id, version, modified_at, payload FROM postern.records WHERE type = $1 AND id = $2";
 const PAGE_OF_KIND_AFTER: &str =

@@ -55,10 +55,16 @@ const SURPLUS: &str =
     "SELECT id FROM postern.records WHERE type = $1 ORDER BY version DESC OFFSET $2";
 const EXPIRED: &str = "SELECT id FROM postern.records
     WHERE type = $1 AND modified_at < $2::timestamptz ORDER BY version LIMIT $3";
-const FORGET: &str = "WITH old AS (
-        DELETE FROM postern.changes WHERE version IN (
-            SELECT version FROM postern.changes WHERE modified_at < $1::timestamptz ORDER BY version LIMIT $2
-        ) RETURNING type, version
+/// Both ends of the range are known, so the index leads there, past what was deleted before.
+const FORGET: &str = "WITH bound AS (
+        SELECT max(version) AS version FROM (
+            SELECT version, modified_at FROM postern.changes
+            WHERE version > (SELECT forgotten FROM postern.head) ORDER BY version LIMIT $2
+        ) AS oldest WHERE modified_at < $1::timestamptz
+    ), old AS (
+        DELETE FROM postern.changes WHERE version > (SELECT forgotten FROM postern.head)
+            AND version <= (SELECT version FROM bound)
+        RETURNING type, version
     ), noted AS (
         INSERT INTO postern.forgotten (type, version) SELECT type, max(version) FROM old GROUP BY type
         ON CONFLICT (type) DO UPDATE SET version = greatest(postern.forgotten.version, excluded.version)
@@ -123,17 +129,27 @@ impl Shared {
 
     pub(super) async fn write(&self, batch: Vec<Operation>) -> Result<Written, StorageError> {
         let mut open = self.begin().await?;
-        let mut touched = BTreeSet::new();
         let mut results = Vec::with_capacity(batch.len());
+        // Puts that follow each other need nothing of what the ones before them wrote, so they go together.
+        let mut together = Vec::new();
         for operation in batch {
-            match open.wanted(operation).await? {
-                Ok(wanted) => {
-                    touched.extend(wanted.iter().map(|record| record.r#type.clone()));
-                    results.push(open.store_or_undo(wanted).await?);
+            match operation {
+                Operation::Put(records) => together.push(records),
+                other => {
+                    results.extend(open.store_each(std::mem::take(&mut together)).await?);
+                    match open.wanted(other).await? {
+                        Ok(wanted) => results.extend(open.store_each(vec![wanted]).await?),
+                        Err(refused) => results.push(Err(refused)),
+                    }
                 }
-                Err(refused) => results.push(Err(refused)),
             }
         }
+        results.extend(open.store_each(together).await?);
+        let written = results
+            .iter()
+            .filter_map(|result| result.as_ref().ok())
+            .flatten();
+        let touched: BTreeSet<_> = written.map(|record| record.r#type.clone()).collect();
         for kind in touched {
             open.enforce_capacity(kind).await?;
         }
@@ -177,7 +193,7 @@ impl Shared {
                 .join("; "),
         )
         .await?;
-        let renew = "UPDATE postern.head SET data_set = gen_random_uuid(), forgotten = 0";
+        let renew = "UPDATE postern.head SET data_set = gen_random_uuid(), forgotten = version";
         open.execute(renew, &[]).await?;
         open.commit().await?;
         Ok(Cleared {
@@ -292,18 +308,40 @@ impl Open<'_> {
         self.shared.records(&rows)
     }
 
-    /// Writes one request; if the database will not have it, the others of the batch do not suffer.
+    /// Writes several requests at once; if the database will not have that, one by one, so that the others do not
+    /// suffer from the one that is refused.
+    async fn store_each(
+        &mut self,
+        requests: Vec<Vec<Record>>,
+    ) -> Result<Vec<Result<Vec<Record>, Refused>>, StorageError> {
+        let lengths: Vec<_> = requests.iter().map(Vec::len).collect();
+        match self.store_or_undo(requests.concat()).await? {
+            Ok(written) => {
+                let mut written = written.into_iter();
+                Ok(lengths
+                    .into_iter()
+                    .map(|length| Ok(written.by_ref().take(length).collect()))
+                    .collect())
+            }
+            Err(refused) if requests.len() == 1 => Ok(vec![Err(refused)]),
+            Err(_) => {
+                let mut results = Vec::with_capacity(requests.len());
+                for request in requests {
+                    results.push(self.store_or_undo(request).await?);
+                }
+                Ok(results)
+            }
+        }
+    }
+
+    /// Writes records under a savepoint.
     async fn store_or_undo(
         &mut self,
         wanted: Vec<Record>,
     ) -> Result<Result<Vec<Record>, Refused>, StorageError> {
         let version = self.version;
-        self.batch("SAVEPOINT request").await?;
         match self.store(wanted).await {
-            Ok(written) => {
-                self.batch("RELEASE SAVEPOINT request").await?;
-                Ok(Ok(written))
-            }
+            Ok(written) => Ok(Ok(written)),
             Err(StorageError::Postgres(error)) if is_about_data(&error) => {
                 self.version = version;
                 self.batch("ROLLBACK TO SAVEPOINT request").await?;
@@ -320,7 +358,7 @@ impl Open<'_> {
         done.map_err(|error| self.connection.failed(error))
     }
 
-    /// Writes records, or their deletions, under the next versions.
+    /// Writes records, or their deletions, under the next versions, inside of savepoint `request`.
     async fn store(&mut self, mut records: Vec<Record>) -> Result<Vec<Record>, StorageError> {
         if records.is_empty() {
             return Ok(records);
@@ -586,6 +624,8 @@ impl Rows {
         let Ok(client) = connection.client() else {
             return Ok(());
         };
+        let begin = client.batch_execute("SAVEPOINT request");
+        let end = client.batch_execute("RELEASE SAVEPOINT request");
         let run = async |wanted: bool, statement: &Statement, params: &[&(dyn ToSql + Sync)]| {
             if wanted {
                 client.execute(statement, params).await
@@ -615,11 +655,13 @@ impl Rows {
         let unlink_params: Params<'_, 2> = [&changes.kinds, &changes.ids];
         let link_params: Params<'_, 3> = [&links.kinds, &links.hashes, &links.ids];
         futures::try_join!(
+            begin,
             run(true, change, &change_params),
             run(!gone.ids.is_empty(), delete, &delete_params),
             run(!present.ids.is_empty(), upsert, &upsert_params),
             run(self.indexed, unlink, &unlink_params),
             run(!links.ids.is_empty(), link, &link_params),
+            end,
         )?;
         Ok(())
     }
