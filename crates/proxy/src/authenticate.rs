@@ -70,7 +70,9 @@ pub(crate) async fn answer(
     }
     match permit::for_authenticate(core, snapshot, request, head, body, route, kept) {
         Some(permit) => forward::forward(core, snapshot, permit, record).await,
-        None => Err(forward::unavailable("not the host of authenticate")),
+        None => Err(forward::failures::unavailable(
+            "not the host of authenticate",
+        )),
     }
 }
 

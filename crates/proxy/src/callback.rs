@@ -20,6 +20,7 @@ use crate::body::Body;
 use crate::internal::{bad, redirect};
 use crate::refuse::Stop;
 use crate::request::Request;
+use crate::sign_in_loop;
 use crate::snapshot::Snapshot;
 
 /// What the link is for, by what it carries.
@@ -83,6 +84,10 @@ pub(crate) fn answer(
         )
         .ok_or_else(|| broken_link("the handle does not fit a cookie"))?;
         response.headers_mut().append(SET_COOKIE, cookie);
+        let counted = sign_in_loop::count(headers, &config.cookie.name, now);
+        response
+            .headers_mut()
+            .extend(counted.map(|cookie| (SET_COOKIE, cookie)));
     } else if next.is_none() {
         return Err(other_browser());
     }

@@ -12,7 +12,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use postern_common::authz::ClientCertificate;
-use postern_common::config::Codec;
+use postern_common::config::{Codec, ProxyProtocol};
 use postern_common::lifecycle::Phase;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
@@ -24,6 +24,7 @@ use crate::alarm::Alarm;
 use crate::core::{Core, LocalExecutor};
 use crate::guarded::{Activity, Guarded, Silence};
 use crate::limits;
+use crate::proxy_protocol;
 use crate::serve::serve;
 
 /// What an HTTP/2 connection with prior knowledge begins with (RFC 9113 3.4).
@@ -46,8 +47,15 @@ enum Protocol {
 }
 
 /// Serves one accepted connection to its end.
-pub(crate) async fn run(core: Rc<Core>, stream: TcpStream, peer: SocketAddr) {
+pub(crate) async fn run(core: Rc<Core>, mut stream: TcpStream, mut peer: SocketAddr) {
     let snapshot = core.snapshot();
+    if snapshot.config.listen.proxy_protocol == ProxyProtocol::Required {
+        match timeout(limits::TLS_HANDSHAKE, proxy_protocol::read(&mut stream)).await {
+            Ok(Ok(client)) => peer = client.unwrap_or(peer),
+            Ok(Err(error)) => return tracing::debug!(%peer, %error, "a connection is closed"),
+            Err(_) => return tracing::debug!(%peer, "no PROXY header in time"),
+        }
+    }
     let Some(tls) = snapshot.tls.clone() else {
         return clear_text(core, stream, peer, snapshot.config.http.codec).await;
     };
@@ -196,13 +204,12 @@ where
         }
     };
     match ended {
-        Ended::Closed(Ok(())) => {}
+        Ended::Closed(Ok(())) | Ended::Stopped => {}
         Ended::Closed(Err(error)) => {
             let reason = postern_common::telemetry::log::chain(&error);
             tracing::debug!(%peer, reason, "a client's connection ended");
         }
         Ended::Silent(silence) => tracing::debug!(%peer, ?silence, "a silent connection is closed"),
-        Ended::Stopped => {}
     }
 }
 

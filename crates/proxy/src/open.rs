@@ -159,7 +159,7 @@ impl Entry {
     }
 
     pub(crate) fn allowed(&self, allow: &Allow) {
-        *self.session.borrow_mut() = allow.session.clone();
+        self.session.borrow_mut().clone_from(&allow.session);
         self.valid_until.set(allow.valid_until);
         self.unverified_since.set(None);
     }

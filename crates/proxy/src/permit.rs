@@ -20,6 +20,7 @@ use crate::core::Core;
 use crate::open::{Entry, Open};
 use crate::refuse::Stop;
 use crate::request::Request;
+use crate::sign_in_loop;
 use crate::snapshot::{Prepared, Snapshot};
 
 /// How often a question is asked anew because something changed while it was asked.
@@ -176,7 +177,8 @@ async fn decide(
             }
             Ok(Decision::Deny(deny)) => {
                 metrics.denied.inc();
-                return Err(denied(*deny, &entry.question(), route));
+                let cookie_name = &core.snapshot().config.cookie.name;
+                return Err(denied(*deny, &entry.question(), route, cookie_name));
             }
             Err(error) => {
                 metrics.undecided.inc();
@@ -197,8 +199,21 @@ fn undecided(error: &AuthorizeError) -> Stop {
     .because(error.to_string())
 }
 
-fn denied(deny: Deny, question: &CheckRequest, route: Option<&Arc<Route>>) -> Stop {
+fn denied(
+    deny: Deny,
+    question: &CheckRequest,
+    route: Option<&Arc<Route>>,
+    cookie_name: &str,
+) -> Stop {
     if let DenyKind::SignIn { location } = &deny.kind {
+        if let Some(cause) = sign_in_loop::cause(&question.headers, cookie_name) {
+            return Stop::new(StatusCode::UNAUTHORIZED, "sign_in_loop", cause)
+                .origin(Origin::Endpoint)
+                .because(format!(
+                    "signed in, and refused all the same: {}",
+                    deny.message
+                ));
+        }
         return sign_in(location, &deny, question);
     }
     if &*question.path == "/robots.txt" {

@@ -62,7 +62,7 @@ pub(crate) fn read(
         authority,
         uri: &head.uri,
     };
-    let target = Target::parse(raw, http.path).map_err(refuse_target)?;
+    let target = Target::parse(raw, http.path).map_err(|error| refuse_target(&error))?;
     let upgrade = upgrade(head);
     check_connection(&target, client, snapshot)?;
     Ok(Request {
@@ -104,8 +104,8 @@ impl Request {
     }
 }
 
-fn refuse_target(error: TargetError) -> Stop {
-    if let TargetError::RedirectTo(location) = &error {
+fn refuse_target(error: &TargetError) -> Stop {
+    if let TargetError::RedirectTo(location) = error {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = error.status();
         match HeaderValue::try_from(location) {

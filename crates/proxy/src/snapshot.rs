@@ -23,6 +23,7 @@ use crate::refuse::Stop;
 use crate::tls::PublicTls;
 use crate::upstream::Cluster;
 use crate::upstream::directory::{Directory, Settings};
+use crate::upstream::tls::Names;
 
 /// One configuration, ready for use.
 #[derive(Debug)]
@@ -100,8 +101,9 @@ impl Snapshot {
             let cluster = match &route.target {
                 RouteTarget::Upstream(target) => Some(destination(
                     directory,
-                    Arc::clone(&cluster_name),
+                    &cluster_name,
                     target,
+                    Names::One,
                     settings,
                 )),
                 RouteTarget::Redirect(_) | RouteTarget::Response(_) => None,
@@ -166,16 +168,17 @@ impl Snapshot {
 
 fn destination(
     directory: &Directory,
-    name: Arc<str>,
+    name: &Arc<str>,
     target: &UpstreamTarget,
+    names: Names,
     settings: &Settings,
 ) -> Destination {
-    match directory.cluster(Arc::clone(&name), target, settings) {
+    match directory.cluster(Arc::clone(name), target, names, settings) {
         Ok(cluster) => Destination::Cluster(cluster),
         Err(error) => {
             let reason = postern_common::telemetry::log::chain(&error);
             tracing::error!(
-                upstream_cluster = &*name,
+                upstream_cluster = &**name,
                 reason,
                 "a route cannot be served"
             );
@@ -221,8 +224,8 @@ fn authenticate(
         .filter(|_| !config.services.contains(Service::Authenticate))
         .and_then(|internal| authenticate_target(internal, url, config))
     {
-        let name = "pomerium-authenticate".into();
-        let destination = destination(directory, name, &target, settings);
+        let name: Arc<str> = "pomerium-authenticate".into();
+        let destination = destination(directory, &name, &target, Names::OrHost, settings);
         AuthenticateWay::BuiltIn(Arc::new(target), Box::new(destination))
     } else {
         AuthenticateWay::Route

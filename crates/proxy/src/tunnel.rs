@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use crate::body::Body;
 use crate::core::Core;
 use crate::forward::exchange::Timeouts;
-use crate::forward::{retry::Tries, unavailable};
+use crate::forward::{failures::unavailable, retry::Tries};
 use crate::limits;
 use crate::permit::Permitted;
 use crate::refuse::Stop;

@@ -1,12 +1,14 @@
 //! Brings a permitted request to its upstream, and the answer back. Both bodies stream.
 
 pub(crate) mod exchange;
+pub(crate) mod failures;
+mod fixed;
 pub(crate) mod headers;
+mod outgoing;
 mod redirect;
 pub(crate) mod retry;
 pub(crate) mod rewrite;
 
-use std::borrow::Cow;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
@@ -14,24 +16,21 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HOST, LOCATION};
-use http::uri::{PathAndQuery, Scheme as UriScheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
-use postern_common::config::{
-    ErrorDetails, FixedResponse, PassIdentity, PathMatcher, Redirect, RouteTarget,
-    UpstreamProtocol, UpstreamTarget,
-};
+use postern_common::config::{ErrorDetails, PathMatcher, RouteTarget, UpstreamTarget};
 
 use self::exchange::{Progress, RequestBody, RequestFailure, TimedOut, Timeouts, Trailers};
-use self::headers::{Forwarding, Receiver, X_FORWARDED_HOST};
-use self::rewrite::UpstreamHost;
+use self::headers::Receiver;
+use self::outgoing::Outgoing;
 use crate::access_log::Record;
 use crate::alarm::Alarm;
 use crate::body::{Body, Exchange};
 use crate::core::Core;
+use crate::metrics::RouteMetrics;
 use crate::open::{Closed, Open};
 use crate::permit::{Permit, Permitted, Way};
 use crate::refuse::Stop;
@@ -68,7 +67,7 @@ pub(crate) async fn forward(
             // The route that names the host has been found by `authenticate`, which made the
             // permit for it; in-process authenticate needs none.
             AuthenticateWay::InProcess | AuthenticateWay::Route => {
-                Err(unavailable("no way to authenticate"))
+                Err(failures::unavailable("no way to authenticate"))
             }
         },
         Way::Route(ref route) | Way::AuthenticateRoute(ref route) => {
@@ -78,13 +77,15 @@ pub(crate) async fn forward(
             };
             let (target, cluster) = match (&route.route.target, &route.cluster) {
                 (RouteTarget::Redirect(redirect), _) => {
-                    return Ok(redirected(&permitted, route, redirect));
+                    return Ok(fixed::redirected(&permitted, route, redirect));
                 }
-                (RouteTarget::Response(fixed), _) => return Ok(fixed_response(route, fixed)),
+                (RouteTarget::Response(fixed), _) => return Ok(fixed::response(route, fixed)),
                 (RouteTarget::Upstream(target), Some(destination)) => {
                     (target, cluster(destination)?)
                 }
-                (RouteTarget::Upstream(_), None) => return Err(unavailable("no endpoints")),
+                (RouteTarget::Upstream(_), None) => {
+                    return Err(failures::unavailable("no endpoints"));
+                }
             };
             if permitted.request.target.is_tunnel() {
                 return tunnel::open(core, permitted, cluster, target).await;
@@ -112,6 +113,10 @@ struct Plan<'a> {
 }
 
 impl Plan<'_> {
+    fn metrics(&self) -> Option<&RouteMetrics> {
+        self.route.map(|route| &*route.metrics)
+    }
+
     /// What only operators may see, unless the route has `show_error_details`.
     fn without_hidden_details(&self, stop: Stop) -> Stop {
         let show = self.route.map(|route| route.route.error_details);
@@ -126,19 +131,8 @@ impl Plan<'_> {
 fn cluster(destination: &Destination) -> Result<&Cluster, Stop> {
     match destination {
         Destination::Cluster(cluster) => Ok(cluster),
-        Destination::Broken(reason) => Err(unavailable(reason)),
+        Destination::Broken(reason) => Err(failures::unavailable(reason)),
     }
-}
-
-/// 503: no healthy upstream.
-pub(crate) fn unavailable(cause: impl Into<String>) -> Stop {
-    Stop::new(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "no_healthy_upstream",
-        "The application behind this address cannot be reached just now.",
-    )
-    .grpc(14)
-    .because(cause)
 }
 
 async fn proxied(
@@ -183,9 +177,7 @@ async fn proxied(
     };
     let mut tries = retry::Tries::new(plan.cluster, &core.pool, allow.session.as_deref());
     loop {
-        let leased = tries
-            .lease(needs, plan.route.map(|route| &*route.metrics))
-            .await;
+        let leased = tries.lease(needs, plan.metrics()).await;
         let (member, mut lease) = leased.map_err(|stop| plan.without_hidden_details(stop))?;
         check_protocol(&request, member, &lease)?;
         let outgoing = Outgoing {
@@ -221,131 +213,35 @@ async fn proxied(
                 );
             }
             Err(NoHead::Send(mut error)) => {
-                let unsent = error.take_message();
+                let unsent = error.take_message().map(Request::into_body);
                 let error = error.into_error();
                 if let Some(failure) = progress.request_failure() {
-                    return Err(request_failed(failure));
+                    return Err(failures::of_request(failure));
                 }
-                body = match unsent {
-                    Some(message) if tries.left() => message.into_body(),
-                    None if lease.reused
-                        && tries.left()
-                        && had_no_body
-                        && retry::is_idempotent(&request.method) =>
-                    {
-                        RequestBody::empty(Rc::clone(&progress))
-                    }
-                    _ => return Err(broken(&member.endpoint.name, &error)),
-                };
-                tries.again(plan.route.map(|route| &*route.metrics), &error);
+                // What was not sent may go elsewhere; what was, only if it may be done twice.
+                let twice = lease.reused && had_no_body && retry::is_idempotent(&request.method);
+                let again = twice.then(|| RequestBody::empty(Rc::clone(&progress)));
+                body = unsent
+                    .or(again)
+                    .filter(|_| tries.left())
+                    .ok_or_else(|| failures::broken(&member.endpoint.name, &error))?;
+                tries.again(plan.metrics(), &error);
             }
             Err(NoHead::TimedOut(which)) => {
-                if let Some(route) = plan.route {
-                    route.metrics.timeout.inc();
+                if let Some(metrics) = plan.metrics() {
+                    metrics.timeout.inc();
                 }
-                return Err(timed_out(which, progress.request_is_done()));
+                return Err(failures::timed_out(which, progress.request_is_done()));
             }
-            Err(NoHead::RequestFailed(failure)) => return Err(request_failed(failure)),
-            Err(NoHead::Closed(why)) => return Err(withdrawn(why)),
+            Err(NoHead::RequestFailed(failure)) => return Err(failures::of_request(failure)),
+            Err(NoHead::Closed(why)) => return Err(failures::withdrawn(why)),
         }
-    }
-}
-
-/// A request on its way out.
-struct Outgoing<'a> {
-    snapshot: &'a Snapshot,
-    request: &'a crate::request::Request,
-    headers: &'a HeaderMap,
-    allow: &'a postern_common::authz::Allow,
-    plan: &'a Plan<'a>,
-    member: &'a Member,
-    path: &'a Cow<'a, str>,
-    path_and_query: &'a PathAndQuery,
-}
-
-impl Outgoing<'_> {
-    /// The request, and the host that it names.
-    fn build(
-        &self,
-        http2: bool,
-        body: RequestBody,
-    ) -> Result<(Request<RequestBody>, HeaderValue), Stop> {
-        let Self { request, plan, .. } = self;
-        let own = HeaderValue::try_from(&**request.target.authority.text())
-            .map_err(|error| Stop::bad_request("invalid_host", error.to_string()))?;
-        let rule = &plan.target.host;
-        let chosen = rewrite::host(
-            rule,
-            &self.member.authority,
-            self.headers,
-            request.target.path(),
-        );
-        let (host, replaced) = match chosen {
-            UpstreamHost::Unchanged => (own, None),
-            UpstreamHost::Changed(host) => {
-                let replaced = (host != own).then_some(&**request.target.authority.text());
-                (host, replaced)
-            }
-        };
-        let removed = plan
-            .route
-            .map_or(&[][..], |route| &route.route.request_headers.remove);
-        let websocket_key = request.upgrade.as_ref().filter(|upgrade| upgrade.extended);
-        let mut map = self.snapshot.headers.upstream(
-            self.headers,
-            self.allow,
-            &Forwarding {
-                peer: request.peer,
-                client: request.client_address,
-                proto: request.target.scheme.as_str(),
-                request_id: &request.id,
-                replaced_host: replaced.filter(|_| !removed.contains(&X_FORWARDED_HOST)),
-                replaced_path: (**self.path != *request.target.path())
-                    .then(|| request.target.path()),
-                upgrade: request.upgrade.as_ref().map(|upgrade| &upgrade.token),
-                receiver: plan.receiver,
-                identity: plan
-                    .route
-                    .map_or(PassIdentity::Yes, |r| r.route.identity.headers),
-                remove: removed,
-            },
-        );
-        if websocket_key.is_some() {
-            upgrade::add_websocket_key(&mut map);
-        }
-        let mut out = Request::new(body);
-        *out.method_mut() = match &request.upgrade {
-            Some(upgrade) if upgrade.extended => Method::GET,
-            _ => request.method.clone(),
-        };
-        if http2 {
-            *out.version_mut() = Version::HTTP_2;
-            *out.uri_mut() = self.absolute(&host)?;
-        } else {
-            map.insert(HOST, host.clone());
-            *out.uri_mut() = Uri::from(self.path_and_query.clone());
-        }
-        *out.headers_mut() = map;
-        Ok((out, host))
-    }
-
-    fn absolute(&self, host: &HeaderValue) -> Result<Uri, Stop> {
-        let scheme = match self.member.endpoint.protocol {
-            UpstreamProtocol::Https => UriScheme::HTTPS,
-            _ => UriScheme::HTTP,
-        };
-        Uri::builder()
-            .scheme(scheme)
-            .authority(host.as_bytes())
-            .path_and_query(self.path_and_query.clone())
-            .build()
-            .map_err(|error| Stop::bad_request("invalid_host", error.to_string()))
     }
 }
 
 /// What came instead of the head of an answer.
 enum NoHead {
-    Send(TrySendError<Request<RequestBody>>),
+    Send(Box<TrySendError<Request<RequestBody>>>),
     TimedOut(TimedOut),
     RequestFailed(RequestFailure),
     Closed(Closed),
@@ -362,7 +258,7 @@ async fn head(
     let mut alarm = Alarm::default();
     std::future::poll_fn(|cx| {
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
-            return Poll::Ready(sent.map_err(NoHead::Send));
+            return Poll::Ready(sent.map_err(|error| NoHead::Send(Box::new(error))));
         }
         if let Poll::Ready(why) = open.poll_closed(cx) {
             return Poll::Ready(Err(NoHead::Closed(why)));
@@ -381,10 +277,6 @@ async fn head(
     .await
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "everything that an answer is made of"
-)]
 fn answer(
     snapshot: &Snapshot,
     plan: &Plan<'_>,
@@ -398,13 +290,9 @@ fn answer(
     let upgraded = parts.status == StatusCode::SWITCHING_PROTOCOLS;
     if upgraded && client_upgrade.is_none() {
         // Nobody asked for it: passing it on would open a channel that nobody watches.
-        return Err(Stop::new(
-            StatusCode::BAD_GATEWAY,
-            "upstream_protocol_error",
-            "The application behind this address gave an answer that makes no sense.",
-        )
-        .grpc(13)
-        .because("the upstream switched protocols without being asked"));
+        return Err(failures::protocol(
+            "the upstream switched protocols without being asked",
+        ));
     }
     let own_cookies = match plan.receiver {
         Receiver::Upstream => Some(snapshot.config.cookie.name.as_str()),
@@ -490,87 +378,4 @@ fn check_protocol(
     )
     .grpc(13)
     .because(cause))
-}
-
-fn redirected(permitted: &Permitted, route: &Prepared, redirect: &Redirect) -> Reply {
-    let target = &permitted.request.target;
-    let asked = redirect::Asked {
-        scheme: target.scheme.as_str(),
-        host: target.authority.name(),
-        port: target.authority.port(),
-        path: target.path(),
-        query: target.query(),
-    };
-    let location = redirect::location(redirect, &route.route.matcher, &asked);
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = redirect.status;
-    if let Ok(location) = HeaderValue::try_from(location) {
-        response.headers_mut().insert(LOCATION, location);
-    }
-    respond::apply(response.headers_mut(), &route.route.response_headers);
-    Reply {
-        response,
-        headers: Headers::Route,
-        details: "direct_response",
-        tunnel: None,
-    }
-}
-
-fn fixed_response(route: &Prepared, fixed: &FixedResponse) -> Reply {
-    let mut response = Response::new(Body::full(fixed.body.clone()));
-    *response.status_mut() = fixed.status;
-    let text = HeaderValue::from_static("text/plain");
-    response.headers_mut().insert(CONTENT_TYPE, text);
-    respond::apply(response.headers_mut(), &route.route.response_headers);
-    Reply {
-        response,
-        headers: Headers::Route,
-        details: "direct_response",
-        tunnel: None,
-    }
-}
-
-fn timed_out(which: TimedOut, request_done: bool) -> Stop {
-    let status = match which {
-        TimedOut::Read => StatusCode::REQUEST_TIMEOUT,
-        TimedOut::Idle if !request_done => StatusCode::REQUEST_TIMEOUT,
-        _ => StatusCode::GATEWAY_TIMEOUT,
-    };
-    let text = format!("This took longer than {} allows.", which.key());
-    Stop::new(status, which.details(), text).grpc(4)
-}
-
-fn request_failed(failure: RequestFailure) -> Stop {
-    match failure {
-        RequestFailure::TooSlow => timed_out(TimedOut::Read, false),
-        RequestFailure::Broken => Stop::bad_request(
-            "downstream_remote_disconnect",
-            "The request ended before its end.",
-        ),
-    }
-}
-
-fn withdrawn(why: Closed) -> Stop {
-    let text = "Access was withdrawn while the request was under way.";
-    Stop::new(StatusCode::SERVICE_UNAVAILABLE, why.as_str(), text).grpc(14)
-}
-
-/// The upstream took the request and gave no answer that could be read.
-fn broken(name: &str, error: &hyper::Error) -> Stop {
-    let chain = postern_common::telemetry::log::chain(error);
-    let cause = format!("{name}: {chain}");
-    if error.is_parse() || error.is_parse_status() || error.is_parse_too_large() {
-        let text = "The application behind this address gave an answer that cannot be read.";
-        return Stop::new(StatusCode::BAD_GATEWAY, "upstream_protocol_error", text)
-            .grpc(13)
-            .because(cause);
-    }
-    let text = "The application behind this address broke off the connection.";
-    Stop::new(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "upstream_reset_before_response_started",
-        text,
-    )
-    .grpc(1)
-    .because(cause)
 }

@@ -33,11 +33,8 @@ pub(crate) fn location(redirect: &Redirect, matcher: &PathMatcher, asked: &Asked
             (rewrite::path(&rule, matcher, asked.path).into_owned(), true)
         }
     };
-    let mut out = format!("{scheme}://{host}");
-    if let Some(port) = port {
-        out.push_str(&format!(":{port}"));
-    }
-    out.push_str(&path);
+    let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+    let mut out = format!("{scheme}://{host}{port}{path}");
     let keep = redirect.query == RedirectQuery::Keep && may_add_query;
     if let Some(query) = asked.query.filter(|_| keep) {
         let query = rewrite::without_session(query);

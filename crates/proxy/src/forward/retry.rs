@@ -8,7 +8,7 @@ use postern_common::authz::SessionSummary;
 use std::time::Duration;
 use tokio::time::timeout;
 
-use super::unavailable;
+use super::failures::unavailable;
 use crate::limits;
 use crate::metrics::RouteMetrics;
 use crate::refuse::Stop;

@@ -150,9 +150,8 @@ fn only(method: &Method, allowed: &[Method]) -> Result<(), Stop> {
         Stop::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text)
             .origin(Origin::Endpoint)
             .with(|reason| {
-                reason
-                    .headers
-                    .extend(names.ok().map(|names| (ALLOW, names)))
+                let allow = names.ok().map(|names| (ALLOW, names));
+                reason.headers.extend(allow);
             }),
     )
 }

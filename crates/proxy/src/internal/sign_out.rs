@@ -3,6 +3,7 @@
 //! asks, so no other site can sign people out.
 
 use askama::Template;
+use base64::Engine as _;
 use http::header::{CONTENT_TYPE, ORIGIN, SET_COOKIE};
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
@@ -20,6 +21,7 @@ use crate::body::Body;
 use crate::limits;
 use crate::refuse::Stop;
 use crate::request::Request;
+use crate::sign_in_loop;
 use crate::snapshot::Snapshot;
 
 /// The form's field that proves where it came from.
@@ -82,7 +84,11 @@ pub(super) async fn answer(
     let signed = signed_url::sign(snapshot.shared_secret()?, &url, now);
     let mut response = redirect(StatusCode::FOUND, signed.as_str())?;
     let host = request.target.authority.name();
-    for cleared in clear_cookies(snapshot, host, now) {
+    let counted = sign_in_loop::forget(&config.cookie.name, now);
+    for cleared in clear_cookies(snapshot, host, now)
+        .into_iter()
+        .chain(counted)
+    {
         response.headers_mut().append(SET_COOKIE, cleared);
     }
     Ok(response)
@@ -149,11 +155,7 @@ pub(crate) fn token(snapshot: &Snapshot, headers: &HeaderMap) -> Result<String, 
 fn token_of(key: &SecretKey, cookies: &str) -> String {
     let derived = key.derive("postern/sign-out");
     let bytes = derived.derive(&format!("form\n{cookies}"));
-    hex(&bytes.as_bytes()[..16])
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes.as_bytes())
 }
 
 /// The browser itself says that a page of this host sent the form.

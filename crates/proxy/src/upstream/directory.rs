@@ -13,7 +13,7 @@ use postern_common::net::Resolver;
 use postern_common::tls::Trust;
 use tokio::sync::watch;
 
-use super::tls::{UpstreamConnector, UpstreamTlsError};
+use super::tls::{Names, UpstreamConnector, UpstreamTlsError};
 use super::{Addresses, Cluster, Endpoint, Member, balance};
 
 /// All endpoints that any configuration in use names.
@@ -46,6 +46,7 @@ struct Key {
 struct TlsKey {
     skip_verify: bool,
     server_name: Option<String>,
+    names: Names,
     roots: Option<Vec<Vec<u8>>>,
     client: Option<Vec<Vec<u8>>>,
 }
@@ -72,12 +73,13 @@ impl Directory {
         &self,
         name: Arc<str>,
         target: &UpstreamTarget,
+        names: Names,
         settings: &Settings,
     ) -> Result<Cluster, UpstreamTlsError> {
         let mut members = Vec::with_capacity(target.endpoints.len());
         for endpoint in &target.endpoints {
             members.push(Member {
-                endpoint: self.endpoint(endpoint, &target.tls, settings)?,
+                endpoint: self.endpoint(endpoint, &target.tls, names, settings)?,
                 authority: HeaderValue::try_from(&endpoint.authority)
                     .unwrap_or_else(|_| HeaderValue::from_static("")),
                 weight: endpoint.weight.max(1),
@@ -94,6 +96,7 @@ impl Directory {
         &self,
         wanted: &UpstreamEndpoint,
         tls: &UpstreamTls,
+        names: Names,
         settings: &Settings,
     ) -> Result<Arc<Endpoint>, UpstreamTlsError> {
         let is_tls = wanted.protocol == UpstreamProtocol::Https;
@@ -101,7 +104,7 @@ impl Directory {
             protocol: wanted.protocol,
             host: wanted.host.clone(),
             port: wanted.port,
-            tls: is_tls.then(|| TlsKey::of(tls)),
+            tls: is_tls.then(|| TlsKey::of(tls, names)),
             settings: settings.generation,
         };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -109,7 +112,7 @@ impl Directory {
             return Ok(endpoint);
         }
         let connector = is_tls
-            .then(|| UpstreamConnector::new(&wanted.host, tls, &settings.trust))
+            .then(|| UpstreamConnector::new(&wanted.host, tls, names, &settings.trust))
             .transpose()?;
         if is_tls && tls.verification == UpstreamVerification::Skip {
             tracing::warn!(
@@ -150,7 +153,7 @@ impl Directory {
 }
 
 impl TlsKey {
-    fn of(tls: &UpstreamTls) -> Self {
+    fn of(tls: &UpstreamTls, names: Names) -> Self {
         let der = |certs: &[rustls::pki_types::CertificateDer<'static>]| {
             certs
                 .iter()
@@ -160,6 +163,7 @@ impl TlsKey {
         Self {
             skip_verify: tls.verification == UpstreamVerification::Skip,
             server_name: tls.server_name.clone(),
+            names,
             roots: tls
                 .custom_roots
                 .as_ref()

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use postern_common::config::{UpstreamTls, UpstreamVerification};
 use postern_common::tls::{PeerError, Trust};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{VerifierBuilderError, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
@@ -30,6 +31,8 @@ pub(crate) enum UpstreamTlsError {
     ClientCertificate(#[source] rustls::Error),
     #[error("TLS cannot be set up")]
     Setup(#[source] rustls::Error),
+    #[error("certificates of upstreams cannot be verified")]
+    Verifier(#[source] VerifierBuilderError),
     #[error("tls_custom_ca cannot be used")]
     Roots(#[source] postern_common::tls::TlsError),
 }
@@ -40,6 +43,7 @@ impl UpstreamConnector {
     pub(crate) fn new(
         host: &str,
         tls: &UpstreamTls,
+        names: Names,
         trust: &Trust,
     ) -> Result<Self, UpstreamTlsError> {
         let name = tls.server_name.as_deref().unwrap_or(host);
@@ -60,7 +64,25 @@ impl UpstreamConnector {
             .with_safe_default_protocol_versions()
             .map_err(UpstreamTlsError::Setup)?;
         let builder = match tls.verification {
-            UpstreamVerification::Verify => builder.with_root_certificates(Arc::clone(own.roots())),
+            UpstreamVerification::Verify => {
+                let roots = Arc::clone(own.roots());
+                let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider)
+                    .build()
+                    .map_err(UpstreamTlsError::Verifier)?;
+                let second = match names {
+                    Names::One => None,
+                    Names::OrHost => ServerName::try_from(host.to_owned()).ok(),
+                };
+                match second {
+                    None => builder.with_webpki_verifier(verifier),
+                    Some(second) => builder
+                        .dangerous()
+                        .with_custom_certificate_verifier(Arc::new(EitherName {
+                            verifier,
+                            second,
+                        })),
+                }
+            }
             UpstreamVerification::Skip => builder
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(Unverified(provider))),
@@ -88,6 +110,66 @@ impl UpstreamConnector {
             Some(reason) => reason.explain(&self.trust),
             None => error.to_string(),
         }
+    }
+}
+
+/// Which names the certificate may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Names {
+    /// `tls_upstream_server_name`, else the host.
+    One,
+    /// That or the host. For authenticate, which may show the certificate of its public name.
+    OrHost,
+}
+
+/// Accepts a certificate for either of two names; all else is verified as ever.
+#[derive(Debug)]
+struct EitherName {
+    verifier: Arc<WebPkiServerVerifier>,
+    second: ServerName<'static>,
+}
+
+impl ServerCertVerifier for EitherName {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let first = self
+            .verifier
+            .verify_server_cert(leaf, chain, name, ocsp, now);
+        first.or_else(|error| {
+            let second = &self.second;
+            let other = self
+                .verifier
+                .verify_server_cert(leaf, chain, second, ocsp, now);
+            other.map_err(|_| error)
+        })
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
     }
 }
 

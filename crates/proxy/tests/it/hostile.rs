@@ -178,3 +178,57 @@ async fn s05_the_handle_in_the_query_stays_here() {
     .await;
     assert_eq!(upstream.last().target, "/x?a=1");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_header_is_demanded_and_believed() {
+    use tokio::io::AsyncWriteExt as _;
+    let upstream = Upstream::http().await;
+    let authorizer = Scripted::allowing();
+    let config = crate::support::proxy::config(&format!(
+        "insecure_server: true\nuse_proxy_protocol: true\n\
+         routes:\n- {{from: 'https://app.corp.test', to: '{}'}}\n",
+        upstream.url()
+    ));
+    let proxy = Proxy::with(
+        &config,
+        authorizer.clone(),
+        std::sync::Arc::new(crate::support::proxy::Authority::new()),
+        None,
+        postern_common::lifecycle::DrainTiming::immediate(),
+    );
+    let head = "GET / HTTP/1.1\r\nHost: app.corp.test\r\n\r\n";
+    let told = format!("PROXY TCP4 203.0.113.5 10.0.0.1 4711 443\r\n{head}");
+    let answer = client::clear_text(proxy.address, &told).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(authorizer.last().client_address.to_string(), "203.0.113.5");
+    assert_eq!(client::clear_text(proxy.address, head).await, "");
+    // In two parts.
+    let mut stream = tokio::net::TcpStream::connect(proxy.address).await.unwrap();
+    stream.write_all(&told.as_bytes()[..20]).await.unwrap();
+    stream.flush().await.unwrap();
+    stream.write_all(&told.as_bytes()[20..]).await.unwrap();
+    assert!(
+        client::read_raw(&mut stream, answered)
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s30_idle_connections_are_closed() {
+    let upstream = Upstream::http().await;
+    let routes = format!(
+        "timeout_idle: 200ms\nroutes:\n- {{from: 'https://app.corp.test', to: '{}'}}\n",
+        upstream.url()
+    );
+    let proxy = Proxy::start(&routes, Scripted::allowing()).await;
+    let head = b"GET / HTTP/1.1\r\nHost: app.corp.test\r\n\r\n";
+    let all = raw(&proxy, "app.corp.test", head, |_| false).await;
+    assert!(
+        all.starts_with("HTTP/1.1 200"),
+        "answered, then closed: {all}"
+    );
+    // A request that takes longer than that is not idle.
+    let answer = get(&proxy, "app.corp.test", "/slow", &[]).await;
+    assert_eq!(answer.body, "slow");
+}

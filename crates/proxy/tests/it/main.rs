@@ -7,7 +7,8 @@
     clippy::string_slice,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
-    clippy::missing_panics_doc,
+    clippy::large_futures,
+    clippy::pedantic,
     reason = "tests may panic"
 )]
 

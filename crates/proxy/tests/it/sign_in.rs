@@ -253,3 +253,45 @@ async fn depends_on_goes_from_host_to_host() {
     let answer = get(&proxy, "b.corp.test", &hop, &[]).await;
     assert_eq!(session_cookie(&answer), None);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loop_ends_in_a_page_that_names_the_cause() {
+    use postern_common::authz::DenyKind;
+    let authorizer = Scripted::new(|_| {
+        let location = "https://auth.corp.test/.pomerium/sign_in".to_owned();
+        Ok(crate::support::authorizer::deny(DenyKind::SignIn {
+            location,
+        }))
+    });
+    let proxy = Proxy::start(ROUTES, authorizer).await;
+    let (binding, sealed) = (bound(), sealed(&handle(Some(Purpose::Browser), HOST)));
+    let pairs = [
+        ("pomerium_binding", binding.value.as_str()),
+        ("pomerium_binding_nonce", binding.nonce.as_str()),
+        ("pomerium_redirect_uri", "https://app.corp.test/"),
+        ("pomerium_session_encrypted", sealed.as_str()),
+    ];
+    let mut cookies = binding.cookie.clone();
+    for _ in 0..2 {
+        let navigation = get(&proxy, HOST, "/", &[("cookie", &cookies)]).await;
+        assert_eq!(navigation.status, StatusCode::FOUND);
+        let target = link(HOST, &pairs, Timestamp::now());
+        let callback = get(&proxy, HOST, &target, &[("cookie", &cookies)]).await;
+        let counted = callback.headers.get_all("set-cookie").iter();
+        let counted = counted
+            .map(|v| v.to_str().unwrap())
+            .find(|v| v.contains("_signed_in="));
+        let counted = counted.unwrap().split(';').next().unwrap();
+        cookies = format!("{}; {counted}", binding.cookie);
+    }
+    let third = get(&proxy, HOST, "/", &[("cookie", &cookies)]).await;
+    assert_eq!(
+        (third.status, third.header("location")),
+        (StatusCode::UNAUTHORIZED, "")
+    );
+    assert!(
+        third.body.contains("did not keep the session cookie"),
+        "{}",
+        third.body
+    );
+}

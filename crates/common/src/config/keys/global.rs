@@ -735,7 +735,7 @@ pub const GLOBAL: &[Key] = &[
         Bool,
         "false",
         P1,
-        NotYet,
+        Works,
         "connections begin with a PROXY header",
     ),
     key(

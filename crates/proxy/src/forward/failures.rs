@@ -1,0 +1,69 @@
+//! What a client gets when its request was let through and could not be served.
+
+use http::StatusCode;
+
+use super::exchange::{RequestFailure, TimedOut};
+use crate::open::Closed;
+use crate::refuse::Stop;
+
+/// 503: no healthy upstream.
+pub(crate) fn unavailable(cause: impl Into<String>) -> Stop {
+    Stop::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "no_healthy_upstream",
+        "The application behind this address cannot be reached just now.",
+    )
+    .grpc(14)
+    .because(cause)
+}
+
+/// 502: the upstream answered with what is no answer.
+pub(crate) fn protocol(cause: impl Into<String>) -> Stop {
+    let text = "The application behind this address gave an answer that makes no sense.";
+    Stop::new(StatusCode::BAD_GATEWAY, "upstream_protocol_error", text)
+        .grpc(13)
+        .because(cause)
+}
+
+pub(super) fn timed_out(which: TimedOut, request_done: bool) -> Stop {
+    let status = match which {
+        TimedOut::Read => StatusCode::REQUEST_TIMEOUT,
+        TimedOut::Idle if !request_done => StatusCode::REQUEST_TIMEOUT,
+        _ => StatusCode::GATEWAY_TIMEOUT,
+    };
+    let text = format!("This took longer than {} allows.", which.key());
+    Stop::new(status, which.details(), text).grpc(4)
+}
+
+/// The client's own request ended badly.
+pub(super) fn of_request(failure: RequestFailure) -> Stop {
+    match failure {
+        RequestFailure::TooSlow => timed_out(TimedOut::Read, false),
+        RequestFailure::Broken => Stop::bad_request(
+            "downstream_remote_disconnect",
+            "The request ended before its end.",
+        ),
+    }
+}
+
+pub(super) fn withdrawn(why: Closed) -> Stop {
+    let text = "Access was withdrawn while the request was under way.";
+    Stop::new(StatusCode::SERVICE_UNAVAILABLE, why.as_str(), text).grpc(14)
+}
+
+/// The upstream took the request and gave no answer that could be read.
+pub(super) fn broken(name: &str, error: &hyper::Error) -> Stop {
+    let chain = postern_common::telemetry::log::chain(error);
+    let cause = format!("{name}: {chain}");
+    if error.is_parse() || error.is_parse_status() || error.is_parse_too_large() {
+        return protocol(cause);
+    }
+    let text = "The application behind this address broke off the connection.";
+    Stop::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "upstream_reset_before_response_started",
+        text,
+    )
+    .grpc(1)
+    .because(cause)
+}
