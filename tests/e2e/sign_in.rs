@@ -109,10 +109,10 @@ async fn split_with_memory() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn split_with_postgres() {
-    let postgres = postern_tests::postgres::Postgres::start().await;
+    let postgres = postern_tests::postgres::Postgres::start().unwrap();
     let storage = format!(
         "databroker_storage_type: postgres\ndatabroker_storage_connection_string: '{}'\n",
-        postgres.connection_string()
+        postgres.connection_string("postgres")
     );
     everything(World::start(Layout::Split, &storage).await).await;
 }

@@ -22,9 +22,10 @@ pub enum Layout {
 const SERVICES: [&str; 4] = ["databroker", "authorize", "authenticate", "proxy"];
 
 pub struct Cluster {
-    pub site: Site,
-    /// In one process one; in four: databroker, authorize, authenticate, proxy.
+    /// In one process one; in four: databroker, authorize, authenticate, proxy. Dropped before the
+    /// directory that their output is in.
     pub processes: Vec<Process>,
+    pub site: Site,
     /// Of the proxy: `https://NAME.corp.test:PORT`.
     pub port: u16,
 }

@@ -143,6 +143,8 @@ where
 {
     let lifecycle = Lifecycle::new(DrainTiming::default());
     let starting = async {
+        // Health answers from now on, and is not to say "ready" before the parts have registered.
+        let _not_ready = lifecycle.not_ready("start");
         let launched = prepare(watch, config, &lifecycle, log).map_err(|error| chain(&error))?;
         run(launched).await.map_err(|error| chain(&error))
     };
