@@ -89,12 +89,7 @@ pub async fn run(launched: Launched) -> Result<(), RunError> {
             keys: launched.keys.clone(),
             metrics: launched.metrics.clone(),
         };
-        let lifecycle = launched.lifecycle.clone();
-        launched
-            .lifecycle
-            .spawn_critical(Service::Proxy.name(), async move {
-                postern_proxy::run(launched.config, peers, &lifecycle).await
-            });
+        postern_proxy::start(launched.config, peers, &launched.lifecycle)?;
     } else if runs(Service::Authenticate) {
         let http = peers.https_client()?.into();
         postern_authenticate::run(launched.config, databroker, http, &launched.lifecycle).await?;

@@ -52,4 +52,4 @@ mod websocket;
 
 pub use listener::{BindError, Listeners};
 pub use remote::Remote;
-pub use run::{Peers, RunError, cores, run, run_on};
+pub use run::{PART, Peers, RunError, cores, run_on, start};

@@ -6,13 +6,21 @@ use std::sync::Arc;
 use postern_common::config::Service;
 use postern_common::launch::peers::{Peers, PeersError};
 use postern_common::launch::{self, Launched};
-use postern_proxy::Remote;
+use postern_proxy::{Remote, RunError};
+
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error(transparent)]
+    Peers(#[from] PeersError),
+    #[error(transparent)]
+    Proxy(#[from] RunError),
+}
 
 fn main() -> ExitCode {
     launch::service(Service::Proxy, "Postern's data plane", start)
 }
 
-async fn start(launched: Launched) -> Result<(), PeersError> {
+async fn start(launched: Launched) -> Result<(), StartError> {
     let config = Arc::clone(&launched.config.borrow());
     let peers = Peers::of(&launched)?;
     let authorize = peers.transport(&config, Service::Authorize)?;
@@ -29,11 +37,6 @@ async fn start(launched: Launched) -> Result<(), PeersError> {
         keys: launched.keys.clone(),
         metrics: launched.metrics.clone(),
     };
-    let lifecycle = launched.lifecycle.clone();
-    launched
-        .lifecycle
-        .spawn_critical(Service::Proxy.name(), async move {
-            postern_proxy::run(launched.config, peers, &lifecycle).await
-        });
+    postern_proxy::start(launched.config, peers, &launched.lifecycle)?;
     Ok(())
 }

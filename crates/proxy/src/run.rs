@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicUsize;
 use arc_swap::ArcSwap;
 use postern_common::authz::Authorizer;
 use postern_common::config::{Config, DnsOptions};
-use postern_common::lifecycle::{Lifecycle, Phase};
+use postern_common::lifecycle::{Lifecycle, NotReady, Phase};
 use postern_common::net::{LookupError, Resolver};
 use postern_common::rpc::Transport;
 use postern_common::rpc::token::TokenKeys;
@@ -31,6 +31,9 @@ use crate::snapshot::Snapshot;
 use crate::upstream::directory::{Directory, Settings};
 use crate::upstream::pool::Pool;
 use crate::{limits, listener, redirect_listener, revisit};
+
+/// Name of this part for readiness and health.
+pub const PART: &str = "proxy";
 
 /// Whom proxy talks to.
 pub struct Peers {
@@ -73,14 +76,18 @@ pub enum RunError {
     },
 }
 
-/// Binds the listeners and serves until the process has drained.
-pub async fn run(
+/// Binds the listeners; serves in the background until the process has drained.
+pub fn start(
     config: watch::Receiver<Arc<Config>>,
     peers: Peers,
     lifecycle: &Lifecycle,
 ) -> Result<(), RunError> {
     let listeners = Listeners::bind(&config.borrow(), cores())?;
-    run_on(listeners, config, peers, lifecycle).await
+    let (starting, life) = (lifecycle.not_ready(PART), lifecycle.clone());
+    lifecycle.spawn_critical(PART, async move {
+        run_on(listeners, config, peers, &life, starting).await
+    });
+    Ok(())
 }
 
 /// As many as the machine, or the container, has.
@@ -88,14 +95,14 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Serves on listeners that are bound already.
+/// Serves on listeners that are bound already; `starting` is dropped once it does.
 pub async fn run_on(
     listeners: Listeners,
     mut config: watch::Receiver<Arc<Config>>,
     peers: Peers,
     lifecycle: &Lifecycle,
+    starting: NotReady,
 ) -> Result<(), RunError> {
-    let starting = lifecycle.not_ready("proxy");
     let control = Handle::current();
     let directory = Directory::new(control.clone());
     let metrics = Arc::new(ProxyMetrics::new(&peers.metrics));

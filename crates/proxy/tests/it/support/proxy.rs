@@ -152,7 +152,9 @@ impl Proxy {
             metrics: metrics.clone(),
         };
         let life = lifecycle.clone();
-        let ended = tokio::spawn(async move { run_on(listeners, receiver, peers, &life).await });
+        let starting = life.not_ready(postern_proxy::PART);
+        let ended =
+            tokio::spawn(async move { run_on(listeners, receiver, peers, &life, starting).await });
         Self {
             address,
             redirect,
