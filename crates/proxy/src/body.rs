@@ -149,7 +149,11 @@ impl Body {
     }
 
     /// Ties the request's life to the body.
-    pub(crate) fn with_life(mut self, life: Life) -> Self {
+    pub(crate) fn with_life(mut self, mut life: Life) -> Self {
+        if self.is_end_stream() {
+            // hyper does not ask for a body that has none.
+            life.record.complete();
+        }
         self.watch.get_or_insert_default().life = Some(life);
         self
     }

@@ -11,6 +11,7 @@ use postern_common::lifecycle::{Lifecycle, Phase};
 use postern_common::rpc::Transport;
 use postern_common::rpc::token::TokenKeys;
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 use crate::metrics::ProxyMetrics;
 use crate::open::Registry;
@@ -40,6 +41,8 @@ pub(crate) struct Core {
     pub pool: Pool,
     pub open: Rc<Registry>,
     pub phase: watch::Receiver<Phase>,
+    /// Connections and tunnels; the core ends with the last of them.
+    pub tasks: TaskTracker,
 }
 
 impl Core {

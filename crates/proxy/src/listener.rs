@@ -1,7 +1,7 @@
 //! The public listener: one socket a core on the same port.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
@@ -9,7 +9,6 @@ use postern_common::config::Config;
 use postern_common::lifecycle::Phase;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
-use tokio_util::task::TaskTracker;
 
 use crate::connection;
 use crate::core::Core;
@@ -116,7 +115,15 @@ enum Share {
 }
 
 fn bind(key: &'static str, address: SocketAddr, share: Share) -> Result<StdListener, BindError> {
-    let failed = |source: io::Error| match source.kind() {
+    let (any4, any6) = (Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED);
+    let opened = open(address, share).or_else(|error| match address.ip() {
+        // A machine without IPv6 has no `[::]`; every interface is then every one of IPv4.
+        IpAddr::V6(ip) if ip == any6 && is_without_ipv6(&error) => {
+            open(SocketAddr::new(any4, address.port()), share)
+        }
+        _ => Err(error),
+    });
+    opened.map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => BindError::Taken { key, address },
         io::ErrorKind::PermissionDenied => BindError::Forbidden { key, address },
         _ => BindError::Other {
@@ -124,32 +131,38 @@ fn bind(key: &'static str, address: SocketAddr, share: Share) -> Result<StdListe
             address,
             source,
         },
-    };
-    let open = || -> io::Result<StdListener> {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
-        if let SocketAddr::V6(v6) = address
-            && v6.ip().is_unspecified()
-        {
-            socket.set_only_v6(false)?;
-        }
-        socket.set_reuse_address(true)?;
-        if share == Share::Yes {
-            socket.set_reuse_port(true)?;
-        }
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(socket.into())
-    };
-    open().map_err(failed)
+    })
+}
+
+fn open(address: SocketAddr, share: Share) -> io::Result<StdListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    if let SocketAddr::V6(v6) = address
+        && v6.ip().is_unspecified()
+    {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    if share == Share::Yes {
+        socket.set_reuse_port(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn is_without_ipv6(error: &io::Error) -> bool {
+    /// `EAFNOSUPPORT`, which has no `ErrorKind`.
+    const NO_SUCH_FAMILY: i32 = 97;
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(NO_SUCH_FAMILY)
 }
 
 /// Accepts connections on this core until the listeners close, and serves each in a task.
-pub(crate) async fn accept(core: &Rc<Core>, listener: TcpListener, connections: &TaskTracker) {
+pub(crate) async fn accept(core: &Rc<Core>, listener: TcpListener) {
     let mut phase = core.phase.clone();
     loop {
         let accepted = tokio::select! {
@@ -165,8 +178,8 @@ pub(crate) async fn accept(core: &Rc<Core>, listener: TcpListener, connections: 
                 };
                 // A small answer must not wait for the acknowledgement of the one before.
                 let _ = stream.set_nodelay(true);
-                let core = Rc::clone(core);
-                connections.spawn_local(async move {
+                let (core, tasks) = (Rc::clone(core), core.tasks.clone());
+                tasks.spawn_local(async move {
                     connection::run(core, stream, peer).await;
                     drop(place);
                 });

@@ -243,6 +243,7 @@ async fn serve_core(listener: std::net::TcpListener, shared: Arc<Shared>) {
         pool: Pool::default(),
         open: Rc::new(Registry::default()),
         phase,
+        tasks: TaskTracker::new(),
         shared: Arc::clone(&shared),
     });
     let lifecycle = shared.lifecycle.clone();
@@ -262,18 +263,17 @@ async fn serve_core(listener: std::net::TcpListener, shared: Arc<Shared>) {
     });
     tokio::task::spawn_local(sweep(Rc::clone(&core)));
     tokio::task::spawn_local(revisit::follow(Rc::clone(&core)));
-    let connections = TaskTracker::new();
     match TcpListener::from_std(listener) {
-        Ok(listener) => listener::accept(&core, listener, &connections).await,
+        Ok(listener) => listener::accept(&core, listener).await,
         Err(error) => {
             tracing::error!(%error, "a core cannot listen");
             return;
         }
     }
-    connections.close();
+    core.tasks.close();
     let mut phase = core.phase.clone();
     tokio::select! {
-        () = connections.wait() => {}
+        () = core.tasks.wait() => {}
         _ = phase.wait_for(|phase| *phase == Phase::Stopping) => {}
     }
 }

@@ -118,7 +118,8 @@ async fn answer(
     }
     let route = snapshot.route(&request.target).ok_or_else(no_route)?; // 404
     record.route(route);
-    upgrade::check(&request, &route.route)?; // 403
+    let origins = upgrade::Origins::under(snapshot.config.cookie.same_site);
+    upgrade::check(&request, &route.route, origins, &head.headers)?; // 403
     let permit = permit::ask(core, request, head, body, route, kept).await?; // 302, 401, 403, 495, 503
     forward::forward(core, snapshot, permit, record).await
 }

@@ -6,12 +6,12 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use base64::Engine as _;
-use http::header::{CONNECTION, HeaderName, UPGRADE};
+use http::header::{CONNECTION, HeaderName, ORIGIN, UPGRADE};
 use http::response::Parts;
 use http::{Extensions, HeaderMap, HeaderValue, Request, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use postern_common::config::Route;
+use postern_common::config::{Route, SameSite};
 use postern_common::lifecycle::Phase;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -34,10 +34,19 @@ const SEC_WEBSOCKET_ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-
 const CHUNK: usize = 16 * 1024;
 
 /// 403 before authorize is asked, when the route does not allow this upgrade.
-pub(crate) fn check(request: &ReadRequest, route: &Route) -> Result<(), Stop> {
+pub(crate) fn check(
+    request: &ReadRequest,
+    route: &Route,
+    origins: Origins,
+    headers: &HeaderMap,
+) -> Result<(), Stop> {
     let Some(upgrade) = &request.upgrade else {
         return Ok(());
     };
+    if origins == Origins::Own && !is_own_origin(headers, request.target.authority.text()) {
+        let text = "Another site may not open this connection (cookie_same_site is none).";
+        return Err(Stop::new(StatusCode::FORBIDDEN, "upgrade_cross_site", text).grpc(7));
+    }
     let token = upgrade.token.to_str().unwrap_or_default().trim();
     let allowed = route
         .upstream()
@@ -48,6 +57,36 @@ pub(crate) fn check(request: &ReadRequest, route: &Route) -> Result<(), Stop> {
     }
     let text = "This address does not allow the connection to be upgraded.";
     Err(Stop::new(StatusCode::FORBIDDEN, "upgrade_failed", text).grpc(7))
+}
+
+/// Whose pages may upgrade connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origins {
+    /// The cookie's `SameSite` keeps others away.
+    Any,
+    /// With `cookie_same_site: none` browsers send the cookie along from every site, and CORS does
+    /// not cover WebSockets.
+    Own,
+}
+
+impl Origins {
+    pub(crate) fn under(same_site: SameSite) -> Self {
+        match same_site {
+            SameSite::None => Self::Own,
+            SameSite::Lax | SameSite::Strict => Self::Any,
+        }
+    }
+}
+
+/// Programs send no origin, browsers always do.
+fn is_own_origin(headers: &HeaderMap, host: &str) -> bool {
+    let Some(origin) = headers.get(ORIGIN) else {
+        return true;
+    };
+    let origin = origin.to_str().unwrap_or_default();
+    origin
+        .strip_prefix("https://")
+        .is_some_and(|origin| origin.eq_ignore_ascii_case(host))
 }
 
 /// The client's side of an upgrade that may come.
@@ -134,8 +173,8 @@ impl Tunnel {
     /// Joins the ends and keeps them joined until one closes, or until it has to end. `life` ends
     /// with it, so the log tells how long it was and what it carried.
     pub(crate) fn spawn(self, core: &Rc<Core>, mut life: Life) {
-        let core = Rc::clone(core);
-        tokio::task::spawn_local(async move {
+        let (core, tasks) = (Rc::clone(core), core.tasks.clone());
+        tasks.spawn_local(async move {
             let Self {
                 client,
                 upstream,
@@ -290,4 +329,29 @@ where
 
 async fn wait_closed(open: &Open) -> Closed {
     poll_fn(|cx| open.poll_closed(cx)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_sites_may_not_open_sockets_when_cookies_go_everywhere() {
+        assert_eq!(Origins::under(SameSite::Lax), Origins::Any);
+        assert_eq!(Origins::under(SameSite::None), Origins::Own);
+        let own = |origin: Option<&str>| {
+            let headers = origin.map(|origin| (ORIGIN, origin.parse().unwrap()));
+            is_own_origin(&headers.into_iter().collect(), "a.test:8443")
+        };
+        assert!(own(None));
+        assert!(own(Some("https://A.test:8443")));
+        for other in [
+            "https://evil.test",
+            "https://a.test",
+            "http://a.test:8443",
+            "null",
+        ] {
+            assert!(!own(Some(other)), "{other}");
+        }
+    }
 }

@@ -115,3 +115,21 @@ async fn an_idle_proxy_ends_at_once() {
     let exit = tokio::time::timeout(Duration::from_secs(5), proxy.drained()).await;
     assert_eq!(exit.expect("nothing holds it"), Exit::Drained);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c14_a_websocket_alone_gets_its_close_frame() {
+    let upstream = Upstream::http().await;
+    let host = "app.corp.test";
+    let routes = format!(
+        "routes:\n- {{from: 'https://{host}', to: '{}', allow_websockets: true}}\n",
+        upstream.url()
+    );
+    let proxy = Proxy::start(&routes, Scripted::allowing()).await;
+    let stream = tls(&proxy, host, "http/1.1").await.unwrap();
+    let opened = tokio_tungstenite::client_async(format!("wss://{host}/ws"), stream).await;
+    let (mut socket, _) = opened.unwrap();
+    let drained = tokio::spawn(proxy.drained());
+    let closed = soon("a close frame", socket.next()).await.unwrap().unwrap();
+    assert!(matches!(closed, Message::Close(Some(frame)) if frame.code == CloseCode::Away));
+    assert_eq!(soon("the end", drained).await.unwrap(), Exit::Drained);
+}

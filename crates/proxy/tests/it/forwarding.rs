@@ -716,3 +716,76 @@ async fn unknown_hosts_and_paths_are_404_without_a_question() {
     assert_eq!(authorizer.questions(), 0);
     let _: Request<()> = Request::new(());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s04_a_panic_costs_one_request() {
+    let upstream = Upstream::http().await;
+    let authorizer = Scripted::new(|request| {
+        assert!(&*request.path != "/panic", "a defect");
+        Ok(allow("s1", &[]))
+    });
+    let proxy = Proxy::start(&route(&upstream, ""), authorizer).await;
+    let host = "app.corp.test";
+    let mut client = Http2::open(&proxy, host).await;
+    let slow = client
+        .0
+        .send_request(request2(Method::GET, host, "/slow", &[]));
+    let panic = client
+        .0
+        .send_request(request2(Method::GET, host, "/panic", &[]));
+    let (slow, panic) = soon("both", futures::future::join(slow, panic)).await;
+    assert_eq!(panic.unwrap().status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(read(slow.unwrap()).await.unwrap().body, "slow");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_at_once_are_all_answered_and_nothing_is_left() {
+    let upstream = Upstream::http().await;
+    let proxy =
+        std::sync::Arc::new(Proxy::start(&route(&upstream, ""), Scripted::allowing()).await);
+    let host = "app.corp.test";
+    let workers = (0..16).map(|worker| {
+        let proxy = std::sync::Arc::clone(&proxy);
+        tokio::spawn(async move {
+            let target = if worker % 4 == 0 { "/closes" } else { "/" };
+            if worker % 2 == 0 {
+                let mut client = Http1::open(&proxy, host).await;
+                for _ in 0..50 {
+                    let response = client
+                        .send(request(Method::GET, host, target, &[]))
+                        .await
+                        .unwrap();
+                    assert_eq!(read(response).await.unwrap().status, StatusCode::OK);
+                }
+            } else {
+                let client = Http2::open(&proxy, host).await;
+                let streams = (0..50).map(|_| {
+                    let mut client = Http2(client.0.clone());
+                    async move {
+                        let response = client
+                            .send(request2(Method::GET, host, "/", &[]))
+                            .await
+                            .unwrap();
+                        assert_eq!(read(response).await.unwrap().status, StatusCode::OK);
+                    }
+                });
+                futures::future::join_all(streams).await;
+            }
+        })
+    });
+    for worker in soon("all", futures::future::join_all(workers)).await {
+        worker.unwrap();
+    }
+    for gauge in [
+        "envoy_http_downstream_rq_active",
+        "envoy_http_downstream_cx_active",
+    ] {
+        let none = format!("{gauge}{{envoy_http_conn_manager_prefix=\"ingress\"}} 0\n");
+        eventually(
+            gauge,
+            || proxy.metrics.page().unwrap(),
+            |page| page.contains(&none),
+        )
+        .await;
+    }
+}
