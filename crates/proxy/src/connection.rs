@@ -16,7 +16,7 @@ use postern_common::config::{Codec, ProxyProtocol};
 use postern_common::lifecycle::Phase;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -239,6 +239,8 @@ async fn drive(
     let mut phase = core.phase.clone();
     let mut alarm = Alarm::default();
     let mut draining = false;
+    // When an idle connection was told to end.
+    let mut told: Option<Instant> = None;
     loop {
         let moved = phase.changed();
         let mut moved = pin!(moved);
@@ -249,15 +251,29 @@ async fn drive(
             if moved.as_mut().poll(cx).is_ready() || must_drain(core.phase(), activity, draining) {
                 return Poll::Ready(None);
             }
-            let (at, silence) = activity.deadline(idle);
+            let (at, silence) = match told {
+                None => activity.deadline(idle),
+                Some(told) => (told + limits::GOODBYE, Silence::Idle),
+            };
             if alarm.poll(cx, at).is_ready() && !activity.is_active() {
                 return Poll::Ready(Some(Ended::Silent(silence)));
             }
             Poll::Pending
         })
         .await;
-        if let Some(ended) = event {
-            return ended;
+        match event {
+            // Politely: a request may be on its way, and HTTP/2 can say which ones count.
+            Some(Ended::Silent(Silence::Idle)) if told.is_none() && !draining => {
+                told = Some(Instant::now());
+                draining = true;
+                let polled = std::future::poll_fn(|cx| Poll::Ready(step(Step::Drain, cx))).await;
+                if let Poll::Ready(ended) = polled {
+                    return Ended::Closed(ended);
+                }
+                continue;
+            }
+            Some(ended) => return ended,
+            None => {}
         }
         if core.phase() == Phase::Stopping {
             return Ended::Stopped;

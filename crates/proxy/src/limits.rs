@@ -9,6 +9,9 @@ pub(crate) const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
 /// of HTTP/2. Between requests `timeout_idle` holds.
 pub(crate) const HEAD: Duration = Duration::from_secs(15);
 
+/// How long a connection may take to end after an idle client was told to go.
+pub(crate) const GOODBYE: Duration = Duration::from_secs(2);
+
 /// Bytes of a request's head: beyond, HTTP/1.1 answers 431 and HTTP/2 refuses the stream. Fields
 /// are at most 100, hyper's own limit: a larger one costs an allocation for each request.
 pub(crate) const HEAD_BYTES: usize = 128 * 1024;

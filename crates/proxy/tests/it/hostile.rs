@@ -228,6 +228,14 @@ async fn s30_idle_connections_are_closed() {
         all.starts_with("HTTP/1.1 200"),
         "answered, then closed: {all}"
     );
+    // HTTP/2 is told to go, and its connection ends.
+    let mut client = Http2::open(&proxy, "app.corp.test").await;
+    let response = client
+        .send(request2(Method::GET, "app.corp.test", "/", &[]))
+        .await
+        .unwrap();
+    assert_eq!(read(response).await.unwrap().body, "hello");
+    crate::support::eventually("closed", || client.0.is_closed(), |closed| *closed).await;
     // A request that takes longer than that is not idle.
     let answer = get(&proxy, "app.corp.test", "/slow", &[]).await;
     assert_eq!(answer.body, "slow");

@@ -31,6 +31,8 @@ use crate::support::{eventually, soon};
 struct Service {
     script: Arc<Scripted>,
     silent: Arc<AtomicBool>,
+    /// Only the first stream is.
+    first_silent: Arc<AtomicBool>,
     streams: Arc<AtomicUsize>,
     batches: Arc<AtomicUsize>,
     cut: broadcast::Sender<()>,
@@ -41,6 +43,7 @@ impl Service {
         Self {
             script,
             silent: Arc::default(),
+            first_silent: Arc::default(),
             streams: Arc::default(),
             batches: Arc::default(),
             cut: broadcast::channel(4).0,
@@ -57,7 +60,7 @@ impl Decisions for Service {
         &self,
         request: Request<Streaming<proto::QuestionBatch>>,
     ) -> Result<Response<Self::DecideStream>, Status> {
-        self.streams.fetch_add(1, Ordering::SeqCst);
+        let number = self.streams.fetch_add(1, Ordering::SeqCst);
         let this = self.clone();
         let mut cut = self.cut.subscribe();
         let mut revisits = self.script.revisits();
@@ -74,7 +77,8 @@ impl Decisions for Service {
                     batch = questions.next() => {
                         let Some(Ok(batch)) = batch else { return };
                         this.batches.fetch_add(1, Ordering::SeqCst);
-                        if this.silent.load(Ordering::SeqCst) {
+                        let first = number == 0 && this.first_silent.load(Ordering::SeqCst);
+                        if first || this.silent.load(Ordering::SeqCst) {
                             continue;
                         }
                         let answer = |question: proto::Question| {
@@ -271,4 +275,27 @@ async fn changes_are_handed_on() {
         soon("it", revisits.recv()).await.unwrap(),
         Revisit::Session("s1".into())
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_stream_is_made_up_for_by_another() {
+    let service = Service::new(Scripted::allowing());
+    service.first_silent.store(true, Ordering::SeqCst);
+    let (remote, _lifecycle) = remote(&service, "");
+    eventually(
+        "both streams",
+        || service.streams.load(Ordering::SeqCst),
+        |n| *n >= 2,
+    )
+    .await;
+    for _ in 0..5 {
+        let begin = Instant::now();
+        let decision = soon("a decision", remote.check(question("r"))).await;
+        assert!(decision.is_ok(), "{decision:?}");
+        assert!(
+            begin.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            begin.elapsed()
+        );
+    }
 }

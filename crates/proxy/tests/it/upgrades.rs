@@ -231,3 +231,27 @@ async fn plain_requests_of_the_same_route_work() {
     assert_eq!(answer.body, "hello");
     let _ = Empty::<Bytes>::new().collect().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c38_an_upstream_with_http2_gets_websockets_by_http1() {
+    let authority = crate::support::proxy::Authority::new();
+    let tls_config = authority.server(&["up.test"], &["h2", "http/1.1"]);
+    let upstream = Upstream::https(tls_config).await;
+    let routes = format!(
+        "routes:\n- {{from: 'https://{HOST}', to: 'https://127.0.0.1:{}', allow_websockets: true, tls_skip_verify: true}}\n",
+        upstream.address.port()
+    );
+    let proxy = Proxy::start(&routes, Scripted::allowing()).await;
+    for _ in 0..10 {
+        assert_eq!(
+            crate::support::client::get(&proxy, HOST, "/", &[])
+                .await
+                .body,
+            "hello"
+        );
+        assert_eq!(upstream.last().version, http::Version::HTTP_2);
+        let mut socket = socket(&proxy, "s1").await;
+        echoes(&mut socket, "hi").await;
+        assert_eq!(upstream.last().version, http::Version::HTTP_11);
+    }
+}
