@@ -60,7 +60,13 @@ impl Cluster {
         std::fs::write(&path, configuration(&site, &plan, port))
             .expect("the configuration is written");
         let programs: Vec<_> = match plan.layout {
-            Layout::AllInOne => vec![("postern".to_owned(), vec![("ADDRESS", loopback(port))])],
+            Layout::AllInOne => vec![(
+                "postern".to_owned(),
+                vec![
+                    ("ADDRESS", loopback(port)),
+                    ("GRPC_ADDRESS", loopback(port + 1)),
+                ],
+            )],
             Layout::Split => SERVICES
                 .iter()
                 .zip(1..)
