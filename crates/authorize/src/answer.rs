@@ -25,7 +25,10 @@ pub fn denial(
 ) -> Option<Deny> {
     let mut deny = match ruling.outcome {
         Outcome::Allow => return None,
-        Outcome::SignIn => ask_to_sign_in(request, snapshot, route, now),
+        Outcome::SignIn => Deny {
+            message: not_signed_in(&facts.visitor),
+            ..ask_to_sign_in(request, snapshot, route, now)
+        },
         Outcome::Deny(denial) => refuse(denial, &facts.visitor),
     };
     if let Visitor::Rejected(Rejection::TwoSessions) = facts.visitor {
@@ -82,6 +85,14 @@ fn ask_to_sign_in(
     Deny {
         headers: challenge.headers,
         ..plain(challenge.kind, "not signed in")
+    }
+}
+
+/// Tells whoever had a session why it does not count.
+fn not_signed_in(visitor: &Visitor) -> String {
+    match visitor {
+        Visitor::Rejected(rejection) => format!("not signed in: {}", rejection.as_str()),
+        _ => "not signed in".to_owned(),
     }
 }
 

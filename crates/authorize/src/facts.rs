@@ -33,7 +33,7 @@ pub enum Visitor {
     CookieAndBearer,
 }
 
-/// Why a credential does not count; for the log.
+/// Why a credential does not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejection {
     /// Not a handle of ours, or not valid where it was found.
@@ -49,11 +49,11 @@ pub enum Rejection {
 impl Rejection {
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Handle => "handle not accepted",
-            Self::TwoSessions => "cookies of two sessions",
-            Self::OtherProvider => "session of another provider",
-            Self::Gone => "session gone",
-            Self::Expired => "session expired",
+            Self::Handle => "the credential is not accepted here",
+            Self::TwoSessions => "the cookies are of two sessions",
+            Self::OtherProvider => "the session is of another identity provider",
+            Self::Gone => "the session is gone",
+            Self::Expired => "the session has expired",
         }
     }
 }

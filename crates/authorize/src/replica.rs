@@ -16,6 +16,7 @@ use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 use postern_common::authz::Revisit;
 use postern_common::crypto::handle::Handle;
+use postern_common::lifecycle::NotReady;
 use postern_common::rpc::Transport;
 use postern_common::rpc::stubs::databroker::data_broker_service_client::DataBrokerServiceClient;
 use postern_common::rpc::stubs::databroker::{
@@ -277,7 +278,7 @@ impl Replica {
 
     /// Follows the databroker for ever: copy, follow, and again from the start when it has
     /// forgotten where we are. Every status is tried again. `ready` is dropped with the first copy.
-    pub async fn follow<R>(&self, keep_tokens: watch::Receiver<KeepTokens>, ready: R) {
+    pub async fn follow(&self, keep_tokens: watch::Receiver<KeepTokens>, ready: NotReady) {
         let mut keep_tokens = keep_tokens;
         let mut ready = Some(ready);
         let mut wait = Backoff::default();
@@ -288,6 +289,12 @@ impl Replica {
                 Ok(data) => Arc::new(data),
                 Err(status) => {
                     self.metrics.sync_latest_failures.inc();
+                    if let Some(not_ready) = &ready {
+                        not_ready.because(&format!(
+                            "the databroker's records could not be copied yet: {}",
+                            status.message()
+                        ));
+                    }
                     self.complain("copy of all records", &status);
                     wait.pause().await;
                     continue;
