@@ -240,3 +240,80 @@ async fn s30_idle_connections_are_closed() {
     let answer = get(&proxy, "app.corp.test", "/slow", &[]).await;
     assert_eq!(answer.body, "slow");
 }
+
+/// An HTTP/2 frame (RFC 9113 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut out = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+    out.extend_from_slice(&[kind, flags]);
+    out.extend_from_slice(&stream.to_be_bytes());
+    out.extend_from_slice(payload);
+    out
+}
+
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const CONTINUATION: u8 = 9;
+const END_STREAM_AND_HEADERS: u8 = 5;
+
+/// `GET / https app.corp.test`, by the static table of HPACK and one literal.
+fn get_block() -> Vec<u8> {
+    let mut block = vec![0x82, 0x87, 0x84, 0x41, 13];
+    block.extend_from_slice(b"app.corp.test");
+    block
+}
+
+/// Sends frames until all are gone or the other end has had enough.
+async fn flood(proxy: &Proxy, frames: impl Iterator<Item = Vec<u8>>) -> bool {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let stream = client::tls(proxy, "app.corp.test", "h2").await.unwrap();
+    let (mut read, mut write) = tokio::io::split(stream);
+    let drain = tokio::spawn(async move {
+        let mut buffer = [0; 65536];
+        while let Ok(1..) = read.read(&mut buffer).await {}
+    });
+    let mut begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    begin.extend(frame(SETTINGS, 0, 0, &[]));
+    let mut alive = write.write_all(&begin).await.is_ok();
+    for frame in frames {
+        alive = alive && write.write_all(&frame).await.is_ok();
+    }
+    let closed = tokio::time::timeout(std::time::Duration::from_millis(500), drain)
+        .await
+        .is_ok();
+    closed || !alive
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s25_floods_cost_their_sender_only() {
+    let (_, proxy) = setup().await;
+    let rapid_reset = (0..5000_u32).flat_map(|i| {
+        let stream = 2 * i + 1;
+        let reset = frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+        [
+            frame(HEADERS, END_STREAM_AND_HEADERS, stream, &get_block()),
+            reset,
+        ]
+    });
+    flood(&proxy, rapid_reset).await;
+    let first = frame(HEADERS, 1, 1, &get_block());
+    // A literal without an end, in parts of 16 KiB.
+    let endless = (0..200).map(|_| frame(CONTINUATION, 0, 1, &[0x40; 16_000]));
+    assert!(
+        flood(&proxy, std::iter::once(first).chain(endless)).await,
+        "CONTINUATION without end"
+    );
+    let too_many = (0..2000_u32).map(|i| frame(HEADERS, 4, 2 * i + 1, &get_block()));
+    flood(&proxy, too_many).await;
+    flood(&proxy, (0..20_000).map(|_| frame(PING, 0, 0, &[0; 8]))).await;
+    flood(&proxy, (0..20_000).map(|_| frame(SETTINGS, 0, 0, &[]))).await;
+    // Everybody else is served, and nothing is left.
+    for _ in 0..5 {
+        let answer = get(&proxy, "app.corp.test", "/", &[]).await;
+        assert_eq!(answer.body, "hello");
+    }
+    let none = "envoy_http_downstream_rq_active{envoy_http_conn_manager_prefix=\"ingress\"} 0\n";
+    let page = || proxy.metrics.page().unwrap();
+    crate::support::eventually("nothing is left", page, |page| page.contains(none)).await;
+}
