@@ -10,4 +10,5 @@
 )]
 
 mod architecture;
+mod compose;
 mod sign_in;

@@ -16,6 +16,7 @@
 pub mod binaries;
 pub mod browser;
 pub mod cluster;
+pub mod docker;
 pub mod form;
 pub mod left_out;
 pub mod person;
