@@ -33,6 +33,17 @@ pub struct Changes {
     pub remove: Vec<HeaderName>,
 }
 
+impl Changes {
+    /// What they add to a request, in bytes on the wire of HTTP/1.1.
+    pub fn bytes(&self) -> usize {
+        const COLON_AND_LINE_END: usize = 4;
+        self.set
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len() + COLON_AND_LINE_END)
+            .sum()
+    }
+}
+
 /// The changes on the way to the upstream of `route`.
 pub fn for_upstream(route: &Route, from: &Sources<'_>) -> Changes {
     let mut changes = Changes::default();

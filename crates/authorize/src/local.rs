@@ -13,6 +13,7 @@ use postern_common::authz::{
     Revisit, SessionSummary,
 };
 use postern_common::config::{BearerTokenFormat, Config, IssuerFormat, RouteChecksum, RouteId};
+use postern_common::telemetry::RateLimit;
 use postern_identity::HttpClient;
 use tokio::sync::broadcast;
 
@@ -33,6 +34,9 @@ use crate::snapshot::{LoadedRoute, Snapshot};
 /// load theirs at their own time.
 const PREVIOUS_COUNTS: Duration = Duration::from_secs(60);
 
+/// Headers for an upstream, in bytes, that are worth a line in the log.
+const LARGE_HEADERS: usize = 6 * 1024;
+
 /// Own endpoints that hand the assertion, or what stands in it, to the person.
 const NEED_ASSERTION: [&str; 3] = ["/.pomerium/", "/.pomerium/jwt", "/.pomerium/user"];
 
@@ -44,6 +48,8 @@ pub struct Local {
     generation: AtomicU64,
     assertions: Assertions,
     bearers: Bearers,
+    /// Routes whose large headers were told of.
+    told: RateLimit,
     metrics: Metrics,
 }
 
@@ -82,6 +88,7 @@ impl Local {
             }),
             generation: AtomicU64::new(0),
             assertions: Assertions::default(),
+            told: RateLimit::new(Duration::from_secs(60)),
             metrics,
         }
     }
@@ -203,6 +210,7 @@ impl Local {
                 certificate: facts.certificate.presented(),
             },
         );
+        self.tell_of_large_headers(&changes, route);
         self.metrics.header_evaluations.inc();
         self.metrics
             .header_evaluation_duration
@@ -217,6 +225,26 @@ impl Local {
             removed_groups,
         });
         Ok(allow(changes, person, &ruling, consumed))
+    }
+
+    /// Many servers refuse more than 8 KiB of headers. Operators should know before people ask.
+    fn tell_of_large_headers(&self, changes: &Changes, route: &LoadedRoute) {
+        let bytes = changes.bytes();
+        if bytes < LARGE_HEADERS {
+            return;
+        }
+        let name = route.route.name.clone();
+        if let Some(held_back) = self.told.pass(&name, Instant::now()) {
+            tracing::warn!(
+                route = name,
+                bytes,
+                held_back,
+                "the headers added for this route's upstream are large; jwt_groups_filter makes them smaller"
+            );
+        }
+        let labels = vec![("route", name)];
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.metrics.large_headers.get_or_create(&labels).set(bytes);
     }
 
     async fn own_endpoint(

@@ -1,6 +1,8 @@
 //! What authorize counts; names as in Pomerium where it counts the same.
 
+use postern_common::telemetry::metrics::Labels;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use std::time::Duration;
@@ -28,6 +30,8 @@ pub struct Metrics {
     pub sync_latest_failures: Counter,
     /// Seconds.
     pub data_age: Gauge<f64, std::sync::atomic::AtomicU64>,
+    /// Bytes of headers that we add, for routes where they have become many.
+    pub large_headers: Family<Labels, Gauge>,
     /// Distinct configurations that proxies in contact run.
     pub configurations: Gauge,
 }
@@ -104,6 +108,11 @@ impl Metrics {
                 "postern_authorize_data_age_seconds",
                 "Time since the databroker said that the copy has everything",
                 Gauge::default(),
+            ),
+            large_headers: metrics.add(
+                "postern_authorize_large_headers_bytes",
+                "Headers added for the upstream, where they were large: the last size, by route",
+                Family::default(),
             ),
             configurations: metrics.add(
                 "postern_authorize_configurations",

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, COOKIE, LOCATION};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use postern_common::authz::{Allow, CheckRequest, Decision, Deny, DenyKind};
 use postern_common::config::Config;
@@ -30,6 +30,8 @@ pub fn decided(
 ) -> proto::CheckResponse {
     match decision {
         Decision::Allow(allow) => allowed(allow, request, &snapshot.config),
+        // Crawlers take a refusal for leave to look at everything else.
+        Decision::Deny(_) if &*request.path == "/robots.txt" => denied(robots()),
         Decision::Deny(deny) => denied(refusal(deny, request, &snapshot.look)),
     }
 }
@@ -146,6 +148,13 @@ fn foreign_cookies(headers: &HeaderMap, cookie_name: &str) -> String {
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
     kept.join("; ")
+}
+
+fn robots() -> Response<bytes::Bytes> {
+    let mut response = Response::new("User-agent: *\nDisallow: /\n".into());
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, text);
+    response
 }
 
 fn refusal(deny: &Deny, request: &CheckRequest, look: &Look) -> Response<bytes::Bytes> {

@@ -330,6 +330,24 @@ fn denials() {
         header(&sign_in, "location").unwrap(),
         "https://auth.corp.test/x"
     );
+    let robots = {
+        let deny = Deny {
+            kind: DenyKind::Forbidden,
+            message: "no".into(),
+            reasons: Vec::new(),
+            headers: Vec::new(),
+            details: None,
+        };
+        let request = base_request("/robots.txt", &[]);
+        response::decided(&Decision::Deny(Box::new(deny)), &request, &snapshot)
+    };
+    match robots.http_response {
+        Some(HttpResponse::DeniedResponse(denied)) => {
+            assert_eq!(denied.status.unwrap().code, 200);
+            assert!(denied.body.contains("Disallow: /"));
+        }
+        other => panic!("{other:?}"),
+    }
     let json = deny(DenyKind::Forbidden, &[("accept", "application/json")]);
     assert_eq!(json.status.as_ref().unwrap().code, 403);
     assert!(json.body.contains(r#""request_id":"request-1""#));

@@ -25,6 +25,7 @@ struct Setting {
     config: Arc<Config>,
     data: Arc<Data>,
     status: Arc<AtomicI32>,
+    counted: postern_common::telemetry::metrics::Metrics,
 }
 
 const UNAVAILABLE: i32 = Code::Unavailable as i32;
@@ -44,7 +45,8 @@ impl Setting {
         let transport = Transport::local(Routes::from(router));
         let config = Arc::new(config);
         let keys = TokenKeys::new(config.secrets.shared.clone());
-        let metrics = Metrics::new(&postern_common::telemetry::metrics::Metrics::default());
+        let counted = postern_common::telemetry::metrics::Metrics::default();
+        let metrics = Metrics::new(&counted);
         let replica = Arc::new(Replica::new(transport, &keys, metrics.clone()));
         let data = Arc::new(Data::new(KeepTokens::No));
         replica.install(Arc::clone(&data));
@@ -56,6 +58,7 @@ impl Setting {
             config,
             data,
             status,
+            counted,
         }
     }
 
@@ -331,6 +334,28 @@ async fn details_only_where_the_route_shows_them() {
     let cookie = setting.cookie(&handle("bob"));
     let deny = denied(setting.ask(to_route("eng", &[("cookie", &cookie)])).await);
     assert!(deny.details.unwrap().contains("claim-unauthorized"));
+}
+
+#[tokio::test]
+async fn c79_large_headers_are_told_of_by_route() {
+    let mut eng = eng();
+    eng.identity.headers = PassIdentity::Yes;
+    let setting = Setting::new(vec![eng]);
+    let groups: Vec<_> = (0..300)
+        .map(|n| format!("a-group-with-a-name-{n}"))
+        .collect();
+    let groups: Vec<&str> = groups.iter().map(String::as_str).chain(["eng"]).collect();
+    setting.sign_in("ann", &groups);
+    let cookie = setting.cookie(&handle("ann"));
+    allowed(setting.ask(to_route("eng", &[("cookie", &cookie)])).await);
+    let page = setting.counted.page().unwrap();
+    let size = page
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix(r#"postern_authorize_large_headers_bytes{route="eng"} "#)
+        })
+        .unwrap();
+    assert!(size.parse::<usize>().unwrap() > LARGE_HEADERS);
 }
 
 #[test]
