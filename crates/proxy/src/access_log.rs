@@ -108,6 +108,11 @@ impl Record {
             .clone_from(&request.client_certificate);
     }
 
+    /// The client's host, once the request has been read.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
     /// Health checks are of interest only to those who debug them.
     pub(crate) fn quiet(&mut self) {
         self.quiet = true;

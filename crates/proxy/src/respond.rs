@@ -81,6 +81,12 @@ pub(crate) fn apply(headers: &mut HeaderMap, rules: &ResponseHeaders) {
     }
 }
 
+/// A name that means this machine (RFC 6761), with or without a port.
+pub(crate) fn is_localhost(host: &str) -> bool {
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    name == "localhost" || name.ends_with(".localhost")
+}
+
 /// The global `set_response_headers`, on what we answer ourselves.
 pub(crate) fn set(headers: &mut HeaderMap, rules: &[(HeaderName, HeaderValue)]) {
     for (name, value) in rules {
@@ -112,6 +118,16 @@ mod tests {
         ]);
         clean(&mut headers, Some("_pomerium"), false);
         assert_eq!(headers, map(&[("set-cookie", "theme=dark")]));
+    }
+
+    #[test]
+    fn names_of_this_machine() {
+        for name in ["localhost", "a.localhost", "a.b.localhost:8443"] {
+            assert!(is_localhost(name), "{name}");
+        }
+        for name in ["localhost.test", "notlocalhost", "", "[::1]:443"] {
+            assert!(!is_localhost(name), "{name}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures::FutureExt as _;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, STRICT_TRANSPORT_SECURITY};
 use http::{HeaderValue, Response, StatusCode, Version, request::Parts};
 use hyper::body::Incoming;
 use postern_common::authz::CheckRequest;
@@ -114,6 +114,7 @@ async fn answer(
         return authenticate::answer(core, snapshot, request, head, body, record, kept).await;
     }
     if let Some(endpoint) = internal::find(&request.target) {
+        record.own(internal::CLUSTER);
         return internal::answer(core, snapshot, &request, head, body, endpoint).await;
     }
     let route = snapshot.route(&request.target).ok_or_else(no_route)?; // 404
@@ -152,6 +153,10 @@ fn finish(
             response.headers_mut(),
             &snapshot.config.http.set_response_headers,
         );
+    }
+    if respond::is_localhost(record.host()) {
+        // A browser would keep to HTTPS for whatever else runs on this machine, for a year.
+        response.headers_mut().remove(STRICT_TRANSPORT_SECURITY);
     }
     if let Ok(id) = HeaderValue::try_from(&*record.id) {
         response.headers_mut().insert(X_REQUEST_ID, id);

@@ -26,6 +26,9 @@ use crate::request::Request;
 use crate::serve::{Headers, Reply};
 use crate::snapshot::Snapshot;
 
+/// `upstream-cluster` of what we answer ourselves.
+pub(crate) const CLUSTER: &str = "pomerium-control-plane-http";
+
 /// What stands at a path of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Endpoint {
@@ -80,7 +83,7 @@ pub(crate) fn is_probe(request: &Request, record: &mut Record) -> bool {
     let probe = !target.is_tunnel() && matches!(target.path(), "/ping" | "/healthz");
     if probe {
         record.quiet();
-        record.own("pomerium-control-plane-http");
+        record.own(CLUSTER);
     }
     probe
 }

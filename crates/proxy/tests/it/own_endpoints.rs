@@ -344,3 +344,26 @@ async fn c77_authenticate_in_this_process_shares_its_host() {
         "OK\n"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_hsts_on_names_of_this_machine() {
+    let authority = std::sync::Arc::new(Authority::new());
+    let issued = [authority.issue(&["app.localhost", HOST])];
+    let added = format!("{}routes: []\n", certificates(&issued));
+    let proxy = Proxy::with(
+        &config(&added),
+        Scripted::allowing(),
+        authority,
+        None,
+        DrainTiming::immediate(),
+    );
+    let here = get(&proxy, "app.localhost", "/ping", &[]).await;
+    assert_eq!(here.header("strict-transport-security"), "");
+    assert_eq!(here.header("x-frame-options"), "SAMEORIGIN");
+    let elsewhere = get(&proxy, HOST, "/ping", &[]).await;
+    assert!(
+        elsewhere
+            .header("strict-transport-security")
+            .starts_with("max-age")
+    );
+}

@@ -17,6 +17,9 @@ use crate::limits;
 const SESSION: &str = "type.googleapis.com/session.Session";
 const USER: &str = "type.googleapis.com/user.User";
 
+/// Claims that secure the sign-in and say nothing about the person.
+const OF_THE_PROTOCOL: [&str; 4] = ["nonce", "at_hash", "c_hash", "jti"];
+
 /// Fit for the page. Tokens are never in it.
 #[derive(Debug, Default)]
 pub(super) struct Records {
@@ -105,7 +108,11 @@ fn claims(
         let values: Vec<_> = list.values.into_iter().filter_map(text).collect();
         (name, values.join(", "))
     };
-    claims.into_iter().map(one).collect()
+    let claims = claims.into_iter();
+    claims
+        .filter(|(name, _)| !OF_THE_PROTOCOL.contains(&name.as_str()))
+        .map(one)
+        .collect()
 }
 
 fn text(value: prost_types::Value) -> Option<String> {
