@@ -11,7 +11,7 @@ use super::super::options::{
 };
 use super::super::place::At;
 use super::super::source::Value;
-use super::reader::{Load, Section, scalar};
+use super::reader::{Load, Section};
 
 pub fn http(load: &mut Load<'_>, root: Section<'_>, tls: &ServerTls) -> HttpOptions {
     let seconds = Duration::from_secs;
@@ -125,11 +125,8 @@ fn global_response_headers(
                     HeaderValue::from_static("1; mode=block"),
                 ),
             ];
-            // A browser that remembers HSTS can't pass by a certificate it does not know, and must
-            // not be told so for names that every developer's machine shares.
-            let authenticate = root.node("authenticate_service_url").and_then(scalar);
+            // A browser that remembers HSTS can't pass by a certificate it does not know.
             if matches!(tls, ServerTls::Certificates(list) if list.iter().all(|certificate| !certificate.self_signed))
-                && !authenticate.is_some_and(|url| is_localhost(&url.value))
             {
                 headers.push((
                     http::header::STRICT_TRANSPORT_SECURITY,
@@ -139,16 +136,6 @@ fn global_response_headers(
             headers
         }
     }
-}
-
-/// Whether a URL leads to `localhost` or a name below it (RFC 6761, section 6.3).
-fn is_localhost(url: &str) -> bool {
-    let url = url::Url::parse(url).ok();
-    let host = url
-        .as_ref()
-        .and_then(url::Url::host_str)
-        .unwrap_or_default();
-    host == "localhost" || host.ends_with(".localhost")
 }
 
 pub fn header_name(load: &mut Load<'_>, name: &At<String>) -> Option<HeaderName> {

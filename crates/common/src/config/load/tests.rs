@@ -1153,28 +1153,3 @@ mod any_text {
         }
     }
 }
-
-#[test]
-fn names_below_localhost_are_not_pinned_to_https() {
-    let (certificate, key) = certificate(&["localhost"]);
-    let inline = |pem: &str| base64::Engine::encode(&base64::prelude::BASE64_STANDARD, pem);
-    let pinned = |host: &str| {
-        let text = base()
-            .replace("auth.corp.test", host)
-            .replace("insecure_server: true\n", "");
-        let (certificate, key) = (inline(&certificate), inline(&key));
-        loaded_with(
-            &format!("{text}certificate: {certificate}\ncertificate_key: {key}\n"),
-            &[],
-        )
-        .config
-        .unwrap()
-        .http
-        .set_response_headers
-        .iter()
-        .any(|(name, _)| name == "strict-transport-security")
-    };
-    assert!(pinned("auth.corp.test"));
-    assert!(!pinned("auth.localhost:8443"));
-    assert!(!pinned("localhost"));
-}
