@@ -19,6 +19,24 @@ pub struct Postgres {
 impl Postgres {
     /// Makes a cluster and starts it. The error says what is missing.
     pub fn start() -> Result<Self, String> {
+        let postgres = Self::prepare()?;
+        run(postgres
+            .as_server("initdb")
+            .arg("-D")
+            .arg(postgres.data())
+            .args([
+                "--username=postgres",
+                "--auth=trust",
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+                "--no-sync",
+            ]))?;
+        postgres.resume()?;
+        Ok(postgres)
+    }
+
+    /// A directory and a port, without a cluster.
+    fn prepare() -> Result<Self, String> {
         let binaries = binaries()
             .ok_or("PostgreSQL's server is not installed (Debian: apt-get install postgresql)")?;
         let directory = tempfile::Builder::new()
@@ -33,24 +51,47 @@ impl Postgres {
             .and_then(|listener| listener.local_addr())
             .map_err(|error| error.to_string())?
             .port();
-        let postgres = Self {
+        Ok(Self {
             binaries,
             directory,
             port,
-        };
-        run(postgres
-            .as_server("initdb")
+        })
+    }
+
+    /// A server that follows this one and can be read from, until it is promoted.
+    pub fn standby(&self) -> Result<Self, String> {
+        let standby = Self::prepare()?;
+        let port = self.port.to_string();
+        run(standby
+            .as_server("pg_basebackup")
             .arg("-D")
-            .arg(postgres.data())
+            .arg(standby.data())
+            .arg("-h")
+            .arg(self.directory.path())
             .args([
-                "--username=postgres",
-                "--auth=trust",
-                "--encoding=UTF8",
-                "--locale=C.UTF-8",
+                "-p",
+                &port,
+                "-U",
+                "postgres",
+                "-R",
+                "-X",
+                "stream",
+                "-c",
+                "fast",
                 "--no-sync",
             ]))?;
-        postgres.resume()?;
-        Ok(postgres)
+        standby.resume()?;
+        Ok(standby)
+    }
+
+    /// Makes a standby the primary of a new timeline.
+    pub fn promote(&self) -> Result<(), String> {
+        run(self
+            .as_server("pg_ctl")
+            .arg("-D")
+            .arg(self.data())
+            .args(["-w", "promote"]))?;
+        Ok(())
     }
 
     /// Starts the server again after [`Self::stop`].
@@ -80,6 +121,24 @@ impl Postgres {
             "immediate",
             "stop",
         ]))?;
+        Ok(())
+    }
+
+    /// Stops every process of the server where it stands, or lets them go on.
+    pub fn freeze(&self, frozen: bool) -> Result<(), String> {
+        let pid_file = std::fs::read_to_string(self.data().join("postmaster.pid"))
+            .map_err(|error| error.to_string())?;
+        let postmaster = pid_file.lines().next().unwrap_or_default();
+        let children = Command::new("ps")
+            .args(["--ppid", postmaster, "-o", "pid="])
+            .output()
+            .map_err(|error| error.to_string())?;
+        let children = String::from_utf8_lossy(&children.stdout).into_owned();
+        let signal = if frozen { "-STOP" } else { "-CONT" };
+        run(Command::new("kill")
+            .arg(signal)
+            .arg(postmaster)
+            .args(children.split_whitespace()))?;
         Ok(())
     }
 

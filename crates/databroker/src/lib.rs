@@ -48,6 +48,9 @@ use crate::storage::{Operation, Storage};
 use crate::tidy::Housekeeping;
 use crate::writer::{Receipt, WriteError, Writer};
 
+/// Largest request, in bytes: above what may be written at once, so that it is us who say what is too much.
+const MAX_MESSAGE: usize = 2 * writer::MAX_BATCH;
+
 /// A running databroker. It ends when the token it was started with is cancelled.
 #[derive(Clone)]
 pub struct Databroker {
@@ -82,7 +85,8 @@ impl Databroker {
 
     /// The gRPC service; every call needs a token.
     pub fn routes(&self, keys: TokenKeys) -> Routes {
-        let service = DataBrokerServiceServer::new(self.service.clone());
+        let service = DataBrokerServiceServer::new(self.service.clone())
+            .max_decoding_message_size(MAX_MESSAGE);
         token::require(Routes::new(service), keys, &[])
     }
 

@@ -7,6 +7,7 @@ use postern_common::rpc::stubs::databroker::{
     Record, SyncLatestRequest, SyncLatestResponse, SyncRequest, SyncResponse, TypedOptions,
     Versions, sync_latest_response, sync_response,
 };
+use prost::Message as _;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,8 +22,12 @@ pub const HEARTBEAT: &str = "x-postern-heartbeat";
 
 /// How many messages wait for a slow client before its stream waits.
 const BUFFER: usize = 64;
-/// How many records are read at once.
+/// How many changes are read at once, and how many records at first.
 const PAGE: usize = 64;
+/// How many bytes a page of records should have, and its bounds in records. Large pages make a first sync quick;
+/// large records must not make it large.
+const PAGE_BYTES: usize = 1 << 20;
+const PAGE_BOUNDS: std::ops::RangeInclusive<usize> = 8..=1_024;
 /// A client that takes nothing for this long is given up.
 const STALLED: Duration = Duration::from_secs(60);
 /// How long a stream waits before it looks again for a storage that was away.
@@ -67,9 +72,11 @@ async fn send_latest(
     };
 
     let mut start = PageStart::Offset(0);
+    let mut limit = PAGE;
     loop {
-        let page = deadline(service.storage.page(kind.clone(), start.clone(), PAGE)).await?;
-        let full = page.len() == PAGE;
+        let page = deadline(service.storage.page(kind.clone(), start.clone(), limit)).await?;
+        let full = page.len() == limit;
+        limit = next_limit(&page);
         if let Some(last) = page.last() {
             start = PageStart::After(RecordKey::of(last));
         }
@@ -88,6 +95,13 @@ async fn send_latest(
         return Err(other_data_set());
     }
     send(sender, message(Response::Versions(versions))).await
+}
+
+/// As many records as make about [`PAGE_BYTES`], going by those of the last page.
+fn next_limit(page: &[Record]) -> usize {
+    let bytes: usize = page.iter().map(Record::encoded_len).sum();
+    let each = bytes / page.len().max(1);
+    (PAGE_BYTES / each.max(1)).clamp(*PAGE_BOUNDS.start(), *PAGE_BOUNDS.end())
 }
 
 pub(super) async fn sync(
@@ -292,4 +306,21 @@ fn other_data_set() -> Status {
 
 fn stopping() -> Status {
     Status::unavailable("this databroker is stopping; follow another one")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_have_about_a_megabyte() {
+        let of = |bytes: usize| Record {
+            id: "x".repeat(bytes),
+            ..Record::default()
+        };
+        assert_eq!(next_limit(&[]), 1_024);
+        assert_eq!(next_limit(&vec![of(100); 64]), 1_024);
+        assert_eq!(next_limit(&[of(4_000), of(4_192)]), 255);
+        assert_eq!(next_limit(&[of(1 << 20)]), 8);
+    }
 }

@@ -292,6 +292,94 @@ async fn a_standby_is_not_taken_for_the_primary() {
     refused_because(&storage, "can only be read from").await;
 }
 
+/// A frozen server keeps its connections open and its port accepting; only deadlines find out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_server_is_unavailable_and_leaves_nothing_behind() {
+    let server = crate::server::Postgres::start().unwrap();
+    let database = server.database("frozen").unwrap();
+    let mut running = start(open(&database, sealed()).await, Housekeeping::default());
+    let put = |id: &str| PutRequest {
+        records: vec![record("t", id, b"x")],
+    };
+    running.client.put(put("a")).await.unwrap();
+    let get = || GetRequest {
+        r#type: "t".to_owned(),
+        id: "a".to_owned(),
+    };
+    running.client.get(get()).await.unwrap();
+
+    server.freeze(true).unwrap();
+    let since = Instant::now();
+    let mut other = running.client.clone();
+    let (read, written) = tokio::join!(running.client.get(get()), other.put(put("b")));
+    let took = since.elapsed();
+    server.freeze(false).unwrap();
+    assert_eq!(read.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(written.unwrap_err().code(), Code::Unavailable);
+    assert!(took < Duration::from_secs(15), "{took:?}");
+
+    // Whether it was written nobody knows, and nobody said; from here on all is as before.
+    let client = &running.client;
+    eventually("it writes again", async || {
+        client.clone().put(put("c")).await.is_ok()
+    })
+    .await;
+    running.client.get(get()).await.unwrap();
+}
+
+/// The primary dies and its standby is promoted: writes go on there, and because the new primary may lack the last
+/// commits and give out their versions again, every follower starts anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c11_a_promoted_standby_is_another_timeline() {
+    let primary = crate::server::Postgres::start().unwrap();
+    primary.database("failover").unwrap();
+    let standby = primary.standby().unwrap();
+    let uri = format!(
+        "postgres://postgres@127.0.0.1:{},127.0.0.1:{}/failover?sslmode=disable&target_session_attrs=read-write",
+        primary.port(),
+        standby.port(),
+    );
+    let storage = open(&uri, sealed()).await;
+    let running = start(Arc::clone(&storage), Housekeeping::default());
+    let mut client = running.client.clone();
+    let before = PutRequest {
+        records: vec![record("t", "before", b"x")],
+    };
+    client.put(before).await.unwrap();
+    let mut stream = follow(&client, "t", 0).await.unwrap();
+    assert_eq!(next(&mut stream).await.unwrap().id, "before");
+    let replayed = "SELECT count(*) FROM postern.records";
+    eventually("the standby has it", async || {
+        standby.psql("failover", replayed) == Ok("1".to_owned())
+    })
+    .await;
+    let first = client.server_info(()).await.unwrap().into_inner();
+
+    primary.stop().unwrap();
+    standby.promote().unwrap();
+    let since = Instant::now();
+    let after = || PutRequest {
+        records: vec![record("t", "after", b"x")],
+    };
+    eventually("it writes to the new primary", async || {
+        client.clone().put(after()).await.is_ok()
+    })
+    .await;
+    assert!(
+        since.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        since.elapsed()
+    );
+    let second = client.server_info(()).await.unwrap().into_inner();
+    assert_ne!(first.server_version, second.server_version);
+    assert_eq!(next(&mut stream).await.unwrap_err().code(), Code::Aborted);
+
+    // Starting again, a follower has what the new primary has.
+    let mut stream = follow(&client, "t", 0).await.unwrap();
+    assert_eq!(next(&mut stream).await.unwrap().id, "before");
+    assert_eq!(next(&mut stream).await.unwrap().id, "after");
+}
+
 /// A server of its own, because its TLS is switched on.
 #[tokio::test]
 async fn s20_certificates_are_verified_when_tls_is_asked_for() {

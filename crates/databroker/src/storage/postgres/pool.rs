@@ -138,8 +138,11 @@ impl Pool {
 pub(super) struct Pooled {
     pool: Arc<Pool>,
     connection: Option<Connection>,
-    /// In a transaction, or not trusted any more.
-    spoiled: bool,
+    /// Failed: never to be used again.
+    broken: bool,
+    in_transaction: bool,
+    /// A question is open. Who stops waiting for its answer leaves the connection in this state.
+    in_flight: bool,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -148,7 +151,9 @@ impl Pooled {
         Self {
             pool: Arc::clone(pool),
             connection: Some(connection),
-            spoiled: false,
+            broken: false,
+            in_transaction: false,
+            in_flight: false,
             _permit: permit,
         }
     }
@@ -168,8 +173,9 @@ impl Pooled {
             let statement = if let Some(statement) = cached {
                 statement
             } else {
-                let prepared = self.client()?.prepare(sql).await;
-                let prepared = prepared.map_err(|error| self.failed(error))?;
+                let prepared = self
+                    .answer(async |client| client.prepare(sql).await)
+                    .await?;
                 if let Some(connection) = &mut self.connection {
                     connection.statements.insert(sql, prepared.clone());
                 }
@@ -180,7 +186,7 @@ impl Pooled {
         <[Statement; N]>::try_from(statements).map_err(|_| StorageError::Interrupted)
     }
 
-    pub fn client(&self) -> Result<&Client, StorageError> {
+    fn client(&self) -> Result<&Client, StorageError> {
         self.connection
             .as_ref()
             .map(|it| &it.client)
@@ -189,17 +195,29 @@ impl Pooled {
 
     /// From here on the connection is thrown away, unless [`Self::settled`] is reached.
     pub fn in_transaction(&mut self) {
-        self.spoiled = true;
+        self.in_transaction = true;
     }
 
     /// The transaction has ended.
     pub fn settled(&mut self) {
-        self.spoiled = false;
+        self.in_transaction = false;
+    }
+
+    /// Waits for the answer of something that was asked on this connection.
+    pub async fn answer<T>(
+        &mut self,
+        ask: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<T, StorageError> {
+        self.in_flight = true;
+        let answer = ask(self.client()?).await;
+        self.in_flight = false;
+        answer.map_err(|error| self.failed(error))
     }
 
     /// An error of this connection; one that concerns the server empties the pool.
-    pub fn failed(&mut self, error: tokio_postgres::Error) -> StorageError {
-        self.spoiled = true;
+    fn failed(&mut self, error: tokio_postgres::Error) -> StorageError {
+        // What a transaction does not survive is rolled back to a savepoint, or the connection is thrown away.
+        self.broken |= !self.in_transaction;
         if means_another_server(&error) {
             self.pool.empty();
         }
@@ -218,7 +236,7 @@ impl Deref for Pooled {
 impl Drop for Pooled {
     fn drop(&mut self) {
         if let Some(mut connection) = self.connection.take()
-            && !self.spoiled
+            && !(self.broken || self.in_transaction || self.in_flight)
         {
             connection.used = Instant::now();
             let usable = self.pool.is_usable(&connection);

@@ -231,8 +231,9 @@ pub(super) async fn query(
     statement: &Statement,
     params: &[&(dyn ToSql + Sync)],
 ) -> Result<Vec<Row>, StorageError> {
-    let rows = connection.client()?.query(statement, params).await;
-    rows.map_err(|error| connection.failed(error))
+    connection
+        .answer(async |client| client.query(statement, params).await)
+        .await
 }
 
 pub(super) fn get<'a, T: tokio_postgres::types::FromSql<'a>>(

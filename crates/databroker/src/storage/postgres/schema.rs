@@ -119,15 +119,17 @@ async fn in_transaction(connection: &mut Pooled, payloads: &Payloads) -> Result<
 }
 
 async fn run(connection: &mut Pooled, sql: &str) -> Result<(), StorageError> {
-    let done = connection.client()?.batch_execute(sql).await;
-    done.map_err(|error| connection.failed(error))
+    connection
+        .answer(async |client| client.batch_execute(sql).await)
+        .await
 }
 
 /// The version of the schema and the lowest program version that may use it; 0 when there is none.
 async fn version(connection: &mut Pooled) -> Result<(i32, i32), StorageError> {
     let exists = "SELECT to_regclass('postern.migrations') IS NOT NULL, EXISTS (SELECT FROM pg_namespace WHERE nspname = 'pomerium')";
-    let row = connection.client()?.query_one(exists, &[]).await;
-    let row = row.map_err(|error| connection.failed(error))?;
+    let row = connection
+        .answer(async |client| client.query_one(exists, &[]).await)
+        .await?;
     if row.get(1) {
         tracing::info!(
             "this database also holds Pomerium's records; they are neither read nor changed"
@@ -137,38 +139,38 @@ async fn version(connection: &mut Pooled) -> Result<(i32, i32), StorageError> {
         return Ok((0, 0));
     }
     let newest = "SELECT coalesce(max(version), 0), coalesce(max(compatible_from), 0) FROM postern.migrations";
-    let row = connection.client()?.query_one(newest, &[]).await;
-    let row = row.map_err(|error| connection.failed(error))?;
+    let row = connection
+        .answer(async |client| client.query_one(newest, &[]).await)
+        .await?;
     Ok((row.get(0), row.get(1)))
 }
 
 /// Refuses a database with records that none of our keys opens.
 async fn keys(connection: &mut Pooled, payloads: &Payloads) -> Result<(), StorageError> {
+    let used = "SELECT sealed_by FROM postern.head FOR UPDATE";
     let row = connection
-        .client()?
-        .query_one("SELECT sealed_by FROM postern.head FOR UPDATE", &[])
-        .await;
-    let used: Vec<Vec<u8>> = row.map_err(|error| connection.failed(error))?.get(0);
+        .answer(async |client| client.query_one(used, &[]).await)
+        .await?;
+    let used: Vec<Vec<u8>> = row.get(0);
     for key in used.iter().filter_map(|key| KeyId::from_bytes(key)) {
         let Err(unknown) = payloads.accept(key) else {
             continue;
         };
         let needed = "SELECT EXISTS (SELECT FROM postern.records WHERE sealed_by = $1)
             OR EXISTS (SELECT FROM postern.changes WHERE substring(payload FROM 2 FOR 8) = $1)";
+        let key = key.as_bytes().as_slice();
         let row = connection
-            .client()?
-            .query_one(needed, &[&key.as_bytes().as_slice()])
-            .await;
-        if row.map_err(|error| connection.failed(error))?.get(0) {
+            .answer(async |client| client.query_one(needed, &[&key]).await)
+            .await?;
+        if row.get(0) {
             return Err(unknown.into());
         }
     }
     if let Some(current) = payloads.current() {
-        let done = connection
-            .client()?
-            .execute(USE_KEY, &[&current.as_bytes().as_slice()])
-            .await;
-        done.map_err(|error| connection.failed(error))?;
+        let key = current.as_bytes().as_slice();
+        connection
+            .answer(async |client| client.execute(USE_KEY, &[&key]).await)
+            .await?;
     }
     Ok(())
 }

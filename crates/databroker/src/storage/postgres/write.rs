@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use postern_common::rpc::stubs::databroker::{Options, Record};
 use prost::Message as _;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Row, Statement};
+use tokio_postgres::{Client, Row, Statement};
 
 use super::Shared;
 use super::listen::CHANNEL;
@@ -108,14 +108,15 @@ impl Shared {
         let mut connection = self.pool.get().await?;
         let [lock, options] = connection.prepare([LOCK, OPTIONS]).await?;
         connection.in_transaction();
-        let client = connection.client()?;
         // Sent together: one trip to the server.
-        let begun = futures::future::try_join3(
-            client.batch_execute("BEGIN"),
-            client.query(&lock, &[]),
-            client.query(&options, &[]),
-        );
-        let ((), head, options) = begun.await.map_err(|error| connection.failed(error))?;
+        let begin = async |client: &Client| {
+            futures::try_join!(
+                client.batch_execute("BEGIN"),
+                client.query(&lock, &[]),
+                client.query(&options, &[]),
+            )
+        };
+        let ((), head, options) = connection.answer(begin).await?;
         let head = head.first().ok_or_else(headless)?;
         Ok(Open {
             shared: self,
@@ -262,24 +263,21 @@ impl Open<'_> {
     async fn commit(mut self) -> Result<(), StorageError> {
         let [advance] = self.connection.prepare([ADVANCE]).await?;
         let notify = format!("NOTIFY {CHANNEL}");
-        let client = self.connection.client()?;
         let version = signed(self.version);
-        let params: [&(dyn ToSql + Sync); 1] = [&version];
+        let params: Params<'_, 1> = [&version];
         // A COMMIT after a failed statement rolls back and calls that a success, so all three count.
-        let done = futures::future::try_join3(
-            client.execute(&advance, &params),
-            client.batch_execute(&notify),
-            client.batch_execute("COMMIT"),
-        );
-        match done.await {
-            Ok(_) => {
-                self.connection.settled();
-                // Listening tells it too; this way it does not depend on that.
-                self.shared.changed.notify_one();
-                Ok(())
-            }
-            Err(error) => Err(self.connection.failed(error)),
-        }
+        let commit = async |client: &Client| {
+            futures::try_join!(
+                client.execute(&advance, &params),
+                client.batch_execute(&notify),
+                client.batch_execute("COMMIT"),
+            )
+        };
+        self.connection.answer(commit).await?;
+        self.connection.settled();
+        // Listening tells it too; this way it does not depend on that.
+        self.shared.changed.notify_one();
+        Ok(())
     }
 
     /// The records that an operation comes down to.
@@ -354,8 +352,9 @@ impl Open<'_> {
     }
 
     async fn batch(&mut self, sql: &str) -> Result<(), StorageError> {
-        let done = self.connection.client()?.batch_execute(sql).await;
-        done.map_err(|error| self.connection.failed(error))
+        self.connection
+            .answer(async |client| client.batch_execute(sql).await)
+            .await
     }
 
     /// Writes records, or their deletions, under the next versions, inside of savepoint `request`.
@@ -375,8 +374,10 @@ impl Open<'_> {
             .connection
             .prepare([CHANGE, DELETE, UPSERT, UNLINK, LINK])
             .await?;
-        let done = rows.send(&self.connection, &statements, self.now).await;
-        done.map_err(|error| self.connection.failed(error))?;
+        let now = self.now;
+        self.connection
+            .answer(async |client| rows.send(client, &statements, now).await)
+            .await?;
         Ok(records)
     }
 
@@ -617,13 +618,10 @@ impl Rows {
     /// Sends every statement at once: one trip to the server.
     async fn send(
         &self,
-        connection: &Pooled,
+        client: &Client,
         [change, delete, upsert, unlink, link]: &[Statement; 5],
         now: SystemTime,
     ) -> Result<(), tokio_postgres::Error> {
-        let Ok(client) = connection.client() else {
-            return Ok(());
-        };
         let begin = client.batch_execute("SAVEPOINT request");
         let end = client.batch_execute("RELEASE SAVEPOINT request");
         let run = async |wanted: bool, statement: &Statement, params: &[&(dyn ToSql + Sync)]| {
