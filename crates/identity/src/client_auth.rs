@@ -6,11 +6,42 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::Request;
+use openidconnect::core::{
+    CoreAuthDisplay, CoreAuthPrompt, CoreErrorResponseType, CoreGenderClaim, CoreJsonWebKey,
+    CoreJweContentEncryptionAlgorithm, CoreRevocableToken, CoreRevocationErrorResponse,
+    CoreTokenIntrospectionResponse,
+};
+use openidconnect::{
+    AuthType, AuthUrl, ClientId, ClientSecret, EmptyAdditionalClaims, EndpointNotSet, EndpointSet,
+    JsonWebKeySet, StandardErrorResponse,
+};
 use url::Url;
 
 use crate::discovery::Metadata;
 use crate::error::ProviderError;
 use crate::http_client::post;
+use crate::token_endpoint::TokenResponse;
+
+/// openidconnect's client, with its own types but for the answer of the token endpoint.
+pub(crate) type OpenIdClient = openidconnect::Client<
+    EmptyAdditionalClaims,
+    CoreAuthDisplay,
+    CoreGenderClaim,
+    CoreJweContentEncryptionAlgorithm,
+    CoreJsonWebKey,
+    CoreAuthPrompt,
+    StandardErrorResponse<CoreErrorResponseType>,
+    TokenResponse,
+    CoreTokenIntrospectionResponse,
+    CoreRevocableToken,
+    CoreRevocationErrorResponse,
+    EndpointSet,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointSet,
+    EndpointNotSet,
+>;
 
 /// A registered client.
 pub(crate) struct Client {
@@ -32,7 +63,7 @@ impl fmt::Debug for Client {
 /// True when the provider does not say which methods it takes, so that a rejection may mean the
 /// method and not the client.
 pub(crate) fn may_learn(metadata: &Metadata, used: Method) -> bool {
-    used == Method::Basic && metadata.token_endpoint_auth_methods_supported.is_none()
+    used == Method::Basic && metadata.token_endpoint_auth_methods().is_none()
 }
 
 /// Where the secret goes.
@@ -55,13 +86,13 @@ impl Client {
 
     /// The method that the provider asks for. Basic is the default of the standard.
     pub fn method(&self, metadata: &Metadata) -> Result<Method, ProviderError> {
-        let listed = metadata.token_endpoint_auth_methods_supported.as_deref();
-        let offers = |name: &str| listed.is_none_or(|l| l.iter().any(|m| m == name));
+        let listed = metadata.token_endpoint_auth_methods();
+        let offers = |name: &str| listed.as_ref().is_none_or(|l| l.contains(&name));
         if self.secret.is_empty() {
             Ok(Method::None)
         } else if self.learned_post.load(Ordering::Relaxed) {
             Ok(Method::Post)
-        } else if offers("client_secret_basic") || listed.is_some_and(<[String]>::is_empty) {
+        } else if offers("client_secret_basic") || listed.as_ref().is_some_and(Vec::is_empty) {
             Ok(Method::Basic)
         } else if offers("client_secret_post") {
             Ok(Method::Post)
@@ -79,7 +110,36 @@ impl Client {
         self.learned_post.store(true, Ordering::Relaxed);
     }
 
-    /// A form for an endpoint that wants to know who asks.
+    /// This client as openidconnect knows it. It asks for the scopes it is told, `openid` only
+    /// among them: some providers have no such scope.
+    pub fn openid(
+        &self,
+        metadata: &Metadata,
+        authorization_endpoint: Url,
+        method: Method,
+    ) -> OpenIdClient {
+        let client = openidconnect::Client::new(
+            ClientId::new(self.id.clone()),
+            metadata.issuer_url().clone(),
+            JsonWebKeySet::default(),
+        )
+        .set_auth_uri(AuthUrl::from_url(authorization_endpoint))
+        .set_token_uri(metadata.token_endpoint().clone())
+        .disable_openid_scope();
+        let secret = || ClientSecret::new(self.secret.clone());
+        match method {
+            Method::Basic => client
+                .set_client_secret(secret())
+                .set_auth_type(AuthType::BasicAuth),
+            Method::Post => client
+                .set_client_secret(secret())
+                .set_auth_type(AuthType::RequestBody),
+            Method::None => client.set_auth_type(AuthType::RequestBody),
+        }
+    }
+
+    /// A form for an endpoint that wants to know who asks. openidconnect does not ask those
+    /// without TLS, which local providers have.
     pub fn request(
         &self,
         url: &Url,
@@ -120,16 +180,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::discovery::{self, IssuerRule};
 
     fn metadata(methods: &serde_json::Value) -> Metadata {
         let mut document = json!({
-            "issuer": "i", "authorization_endpoint": "https://i.test/a",
+            "issuer": "https://i.test", "authorization_endpoint": "https://i.test/a",
             "token_endpoint": "https://i.test/t", "jwks_uri": "https://i.test/k",
         });
         if !methods.is_null() {
             document["token_endpoint_auth_methods_supported"] = methods.clone();
         }
-        serde_json::from_value(document).unwrap()
+        let body = document.to_string();
+        discovery::parse(body.as_bytes(), "https://i.test", IssuerRule::Exact).unwrap()
     }
 
     #[test]

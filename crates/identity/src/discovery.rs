@@ -1,42 +1,168 @@
 //! What a provider publishes about itself (OpenID Connect Discovery 1.0).
 
-use serde::{Deserialize, Deserializer};
+use openidconnect::core::{
+    CoreAuthDisplay, CoreClaimName, CoreClaimType, CoreClientAuthMethod, CoreGrantType,
+    CoreJsonWebKey, CoreJweContentEncryptionAlgorithm, CoreJweKeyManagementAlgorithm,
+    CoreJwsSigningAlgorithm, CoreResponseMode, CoreResponseType, CoreSubjectIdentifierType,
+};
+use openidconnect::{
+    AdditionalProviderMetadata, IssuerUrl, ProviderMetadata, TokenUrl, UserInfoUrl,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use url::Url;
 
 use crate::error::{ProviderError, printable};
 use crate::provider::Claims;
 
-/// A discovery document, as far as it is used.
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Metadata {
-    pub issuer: String,
-    pub authorization_endpoint: Url,
-    pub token_endpoint: Url,
-    pub jwks_uri: Url,
-    #[serde(default, deserialize_with = "optional_url")]
-    pub userinfo_endpoint: Option<Url>,
-    #[serde(default, deserialize_with = "optional_url")]
-    pub revocation_endpoint: Option<Url>,
-    #[serde(default, deserialize_with = "optional_url")]
-    pub introspection_endpoint: Option<Url>,
-    #[serde(default, deserialize_with = "optional_url")]
-    pub end_session_endpoint: Option<Url>,
+/// What openidconnect's own type leaves out.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+struct Additional {
+    revocation_endpoint: Option<Url>,
+    introspection_endpoint: Option<Url>,
+    end_session_endpoint: Option<Url>,
     #[serde(default)]
-    pub token_endpoint_auth_methods_supported: Option<Vec<String>>,
-    #[serde(default)]
-    pub id_token_signing_alg_values_supported: Vec<String>,
-    #[serde(default)]
-    pub code_challenge_methods_supported: Vec<String>,
+    code_challenge_methods_supported: Vec<String>,
     /// RFC 9207.
     #[serde(default)]
-    pub authorization_response_iss_parameter_supported: bool,
+    authorization_response_iss_parameter_supported: bool,
 }
 
+impl AdditionalProviderMetadata for Additional {}
+
+type Published = ProviderMetadata<
+    Additional,
+    CoreAuthDisplay,
+    CoreClientAuthMethod,
+    CoreClaimName,
+    CoreClaimType,
+    CoreGrantType,
+    CoreJweContentEncryptionAlgorithm,
+    CoreJweKeyManagementAlgorithm,
+    CoreJsonWebKey,
+    CoreResponseMode,
+    CoreResponseType,
+    CoreSubjectIdentifierType,
+>;
+
+/// A discovery document, as far as it is used.
+#[derive(Debug, Clone)]
+pub(crate) struct Metadata {
+    published: Published,
+    /// OpenID Connect needs one in the code flow, openidconnect's type does not.
+    token_endpoint: TokenUrl,
+}
+
+/// Members of a document that are read. What a provider has wrong in others must not keep people
+/// out.
+const READ: [&str; 12] = [
+    "issuer",
+    "authorization_endpoint",
+    "token_endpoint",
+    "jwks_uri",
+    "userinfo_endpoint",
+    "revocation_endpoint",
+    "introspection_endpoint",
+    "end_session_endpoint",
+    "token_endpoint_auth_methods_supported",
+    "id_token_signing_alg_values_supported",
+    "code_challenge_methods_supported",
+    "authorization_response_iss_parameter_supported",
+];
+
 impl Metadata {
+    fn from_json(body: &[u8]) -> Result<Self, serde_json::Error> {
+        let mut members: Claims = serde_json::from_slice(body)?;
+        // Some publish an empty text instead of leaving an endpoint out.
+        members.retain(|name, value| {
+            READ.contains(&name.as_str())
+                && !value.is_null()
+                && value.as_str().is_none_or(|text| !text.trim().is_empty())
+        });
+        // Required by the standard and by openidconnect, left out by some; the first two are not
+        // used, and who is silent about algorithms has to sign with RS256.
+        members.insert("response_types_supported".into(), json!(["code"]));
+        members.insert("subject_types_supported".into(), json!(["public"]));
+        let algorithms = members
+            .entry("id_token_signing_alg_values_supported")
+            .or_insert(Value::Null);
+        if algorithms.is_null() || *algorithms == json!([]) {
+            *algorithms = json!(["RS256"]);
+        }
+        let published: Published = serde_json::from_value(Value::Object(members))?;
+        let token_endpoint = published
+            .token_endpoint()
+            .cloned()
+            .ok_or_else(|| serde::de::Error::missing_field("token_endpoint"))?;
+        Ok(Self {
+            published,
+            token_endpoint,
+        })
+    }
+
+    fn additional(&self) -> &Additional {
+        self.published.additional_metadata()
+    }
+
+    /// The issuer, letter by letter as it was published.
+    pub fn issuer(&self) -> &str {
+        self.published.issuer().as_str()
+    }
+
+    pub fn issuer_url(&self) -> &IssuerUrl {
+        self.published.issuer()
+    }
+
+    pub fn authorization_endpoint(&self) -> &Url {
+        self.published.authorization_endpoint().url()
+    }
+
+    pub fn token_endpoint(&self) -> &TokenUrl {
+        &self.token_endpoint
+    }
+
+    pub fn jwks_uri(&self) -> &Url {
+        self.published.jwks_uri().url()
+    }
+
+    pub fn userinfo_endpoint(&self) -> Option<&Url> {
+        self.published.userinfo_endpoint().map(UserInfoUrl::url)
+    }
+
+    pub fn revocation_endpoint(&self) -> Option<&Url> {
+        self.additional().revocation_endpoint.as_ref()
+    }
+
+    pub fn introspection_endpoint(&self) -> Option<&Url> {
+        self.additional().introspection_endpoint.as_ref()
+    }
+
+    pub fn end_session_endpoint(&self) -> Option<&Url> {
+        self.additional().end_session_endpoint.as_ref()
+    }
+
+    /// How clients may prove themselves; `None` when it is not said.
+    pub fn token_endpoint_auth_methods(&self) -> Option<Vec<&str>> {
+        let methods = self.published.token_endpoint_auth_methods_supported()?;
+        Some(methods.iter().map(AsRef::as_ref).collect())
+    }
+
+    /// What ID tokens are signed with, as far as openidconnect knows the algorithms.
+    pub fn id_token_algorithms(&self) -> &[CoreJwsSigningAlgorithm] {
+        self.published.id_token_signing_alg_values_supported()
+    }
+
     pub fn offers_pkce(&self) -> bool {
-        self.code_challenge_methods_supported
+        self.additional()
+            .code_challenge_methods_supported
             .iter()
-            .any(|m| m == "S256")
+            .any(|method| method == "S256")
+    }
+
+    /// Answers of the authorization endpoint name the issuer (RFC 9207).
+    pub fn announces_issuer_parameter(&self) -> bool {
+        self.additional()
+            .authorization_response_iss_parameter_supported
     }
 }
 
@@ -72,12 +198,12 @@ pub(crate) fn parse(
     issuer: &str,
     rule: IssuerRule,
 ) -> Result<Metadata, ProviderError> {
-    let metadata: Metadata = serde_json::from_slice(body).map_err(|e| {
+    let metadata = Metadata::from_json(body).map_err(|e| {
         ProviderError::invalid(format!(
             "the discovery document of {issuer} is unreadable: {e}"
         ))
     })?;
-    let named = metadata.issuer.as_str();
+    let named = metadata.issuer();
     let accepted = match rule {
         IssuerRule::Exact | IssuerRule::Google => named == issuer,
         IssuerRule::Azure => named == issuer || azure_issuer_fits(named, issuer),
@@ -92,13 +218,13 @@ pub(crate) fn parse(
     // A document that came over TLS must not send secrets over clear text.
     if issuer.starts_with("https://") {
         let endpoints = [
-            Some(&metadata.authorization_endpoint),
-            Some(&metadata.token_endpoint),
-            Some(&metadata.jwks_uri),
-            metadata.userinfo_endpoint.as_ref(),
-            metadata.revocation_endpoint.as_ref(),
-            metadata.introspection_endpoint.as_ref(),
-            metadata.end_session_endpoint.as_ref(),
+            Some(metadata.authorization_endpoint()),
+            Some(metadata.token_endpoint().url()),
+            Some(metadata.jwks_uri()),
+            metadata.userinfo_endpoint(),
+            metadata.revocation_endpoint(),
+            metadata.introspection_endpoint(),
+            metadata.end_session_endpoint(),
         ];
         if let Some(url) = endpoints
             .into_iter()
@@ -153,15 +279,6 @@ fn is_tenant_id(text: &str) -> bool {
             8 | 13 | 18 | 23 => b == b'-',
             _ => b.is_ascii_hexdigit(),
         })
-}
-
-/// An endpoint that some providers publish as empty text instead of leaving it out.
-fn optional_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Url>, D::Error> {
-    let text: Option<String> = Option::deserialize(deserializer)?;
-    match text.as_deref().map(str::trim) {
-        None | Some("") => Ok(None),
-        Some(text) => Url::parse(text).map(Some).map_err(serde::de::Error::custom),
-    }
 }
 
 #[cfg(test)]

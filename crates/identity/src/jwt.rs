@@ -33,6 +33,8 @@ pub(crate) enum SignatureError {
     UnknownKey,
     /// The key fits, the signature does not.
     Wrong,
+    /// openidconnect finds something else wrong; its words.
+    Token(String),
 }
 
 impl<'a> Unverified<'a> {
@@ -77,16 +79,24 @@ impl<'a> Unverified<'a> {
             jsonwebtoken::crypto::verify(
                 self.signature,
                 self.signed.as_bytes(),
-                key,
+                &key.decoding,
                 self.algorithm,
             )
             .unwrap_or(false)
         });
-        match (holds, &self.key_id) {
-            (true, _) => Ok(()),
-            (false, Some(_)) => Err(SignatureError::Wrong),
+        if holds {
+            Ok(())
+        } else {
+            Err(self.no_key_holds())
+        }
+    }
+
+    /// What it means that candidates there are, but the signature is by none of them.
+    pub fn no_key_holds(&self) -> SignatureError {
+        match self.key_id {
+            Some(_) => SignatureError::Wrong,
             // Nothing said which key it was, so it may be one that we have not seen yet.
-            (false, None) => Err(SignatureError::UnknownKey),
+            None => SignatureError::UnknownKey,
         }
     }
 

@@ -30,6 +30,7 @@ mod document;
 mod error;
 mod foreign;
 mod http_client;
+mod id_token;
 mod jwks;
 mod jwt;
 mod oidc;

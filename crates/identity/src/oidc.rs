@@ -1,6 +1,7 @@
 //! OpenID Connect: the code flow with PKCE and nonce, refresh, user info, sign-out, and tokens
 //! that programs bring.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,15 +9,18 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use jsonwebtoken::Algorithm;
-use serde_json::Value;
+use openidconnect::core::CoreAuthenticationFlow;
+use openidconnect::{CsrfToken, Nonce, PkceCodeChallenge, RedirectUrl, Scope};
+use serde_json::{Value, json};
 use url::Url;
 
 use crate::claims::{self, text};
-use crate::client_auth::Client;
+use crate::client_auth::{Client, Method};
 use crate::discovery::{self, Metadata};
 use crate::document::Document;
 use crate::error::{ProviderError, Refusal};
 use crate::http_client::{HttpClient, REFRESH_DEADLINE, get};
+use crate::id_token::{Audience, RawIdToken};
 use crate::jwks::{self, Jwks};
 use crate::jwt::{self, Expected, SignatureError, Unverified};
 use crate::provider::{
@@ -24,7 +28,7 @@ use crate::provider::{
     Refresh, Refreshed, SignOut, Tokens, UserInfoRequest, VerifiedToken, VerifyToken,
 };
 use crate::providers::{Flavor, azure};
-use crate::token_endpoint::{ask, bearer_refusal};
+use crate::token_endpoint::{Grant, ask, bearer_refusal};
 
 /// Least time between two attempts to read a discovery document.
 const DISCOVERY_DISTANCE: Duration = Duration::from_secs(2);
@@ -71,7 +75,7 @@ impl Issuer {
             let (http, metadata) = (http.clone(), Arc::clone(&metadata));
             Arc::new(Document::new(KEYS_DISTANCE, move || {
                 let (http, metadata) = (http.clone(), Arc::clone(&metadata));
-                async move { Jwks::parse(&http.document(&metadata.get().await?.jwks_uri).await?) }
+                async move { Jwks::parse(&http.document(metadata.get().await?.jwks_uri()).await?) }
                     .boxed()
             }))
         };
@@ -95,33 +99,31 @@ impl Issuer {
         self.metadata.get().await
     }
 
-    /// Verifies a signature by the provider's keys; an unknown key makes them be read again.
-    async fn verified(
-        &self,
-        token: &str,
-        algorithms: &[Algorithm],
-    ) -> Result<(Claims, Algorithm), ProviderError> {
+    /// Verifies the signature of a token that is no ID token.
+    async fn verified(&self, token: &str) -> Result<Claims, ProviderError> {
         let parsed = Unverified::parse(token)?;
-        let algorithm = parsed.algorithm;
-        if !algorithms.contains(&algorithm) {
-            return Err(ProviderError::invalid(format!(
-                "the token is signed with {}, which this provider does not announce",
-                jwks::name(algorithm)
-            )));
-        }
-        let mut outcome = parsed.verify(&*self.keys.get().await?);
+        self.with_keys(&|keys| parsed.verify(keys)).await?;
+        Ok(parsed.into_claims())
+    }
+
+    /// Verifies something by the provider's keys; an unknown key makes them be read again.
+    async fn with_keys(
+        &self,
+        verify: &(dyn Fn(&Jwks) -> Result<(), SignatureError> + Sync),
+    ) -> Result<(), ProviderError> {
+        let mut outcome = verify(&*self.keys.get().await?);
         if outcome == Err(SignatureError::UnknownKey) {
-            outcome = parsed.verify(&*self.keys.refresh().await?);
+            outcome = verify(&*self.keys.refresh().await?);
         }
-        match outcome {
-            Ok(()) => Ok((parsed.into_claims(), algorithm)),
-            Err(SignatureError::UnknownKey) => Err(ProviderError::invalid(
-                "the token is signed by none of the provider's keys",
-            )),
-            Err(SignatureError::Wrong) => {
-                Err(ProviderError::invalid("the token's signature is wrong"))
+        outcome.map_err(|error| match error {
+            SignatureError::UnknownKey => {
+                ProviderError::invalid("the token is signed by none of the provider's keys")
             }
-        }
+            SignatureError::Wrong => ProviderError::invalid("the token's signature is wrong"),
+            SignatureError::Token(words) => {
+                ProviderError::invalid(format!("the ID token does not hold: {words}"))
+            }
+        })
     }
 }
 
@@ -243,78 +245,107 @@ impl Oidc {
         }
     }
 
-    fn authorize(&self, metadata: &Metadata, request: AuthRequest<'_>) -> Url {
-        let mut pairs: Vec<(&str, &str)> = vec![
-            ("client_id", &self.client.id),
-            ("redirect_uri", request.redirect_uri.as_str()),
-            ("response_type", "code"),
-            ("scope", &self.scope),
-            ("state", request.state),
-            ("nonce", request.nonce),
-        ];
+    fn authorize(
+        &self,
+        metadata: &Metadata,
+        request: AuthRequest<'_>,
+    ) -> Result<Url, ProviderError> {
+        let configured = |name: &str| self.params.iter().any(|(known, _)| known == name);
+        // What the endpoint's own query has in common with ours would be there twice.
+        let mut endpoint = metadata.authorization_endpoint().clone();
+        let kept: Vec<(String, String)> = endpoint
+            .query_pairs()
+            .into_owned()
+            .filter(|(name, _)| {
+                !RESERVED.contains(&name.as_str()) && name != "scope" && !configured(name)
+            })
+            .collect();
+        endpoint.set_query(None);
+        if !kept.is_empty() {
+            endpoint.query_pairs_mut().extend_pairs(kept);
+        }
+
+        let client = self.client.openid(metadata, endpoint, Method::None);
+        let redirect_uri = RedirectUrl::from_url(request.redirect_uri.clone());
+        let state = CsrfToken::new(request.state.to_owned());
+        let nonce = Nonce::new(request.nonce.to_owned());
+        let mut ask = client
+            .authorize_url(
+                CoreAuthenticationFlow::AuthorizationCode,
+                move || state,
+                move || nonce,
+            )
+            .set_redirect_uri(Cow::Owned(redirect_uri));
+        if !configured("scope") {
+            ask = ask.add_scope(Scope::new(self.scope.clone()));
+        }
         if metadata.offers_pkce() {
-            pairs.push(("code_challenge", request.code_challenge));
-            pairs.push(("code_challenge_method", "S256"));
+            ask = ask.set_pkce_challenge(pkce_challenge(request.code_challenge)?);
         }
         for (name, value) in &self.params {
-            pairs.retain(|(known, _)| known != name);
-            pairs.push((name, value));
+            ask = ask.add_extra_param(name.as_str(), value.as_str());
         }
-        let mut url = metadata.authorization_endpoint.clone();
-        let own: Vec<(String, String)> = url
-            .query_pairs()
-            .filter(|(name, _)| pairs.iter().all(|(known, _)| name != known))
-            .map(|(k, v)| (k.into_owned(), v.into_owned()))
-            .collect();
-        let query = url::form_urlencoded::Serializer::new(String::new())
-            .extend_pairs(own)
-            .extend_pairs(pairs)
-            .finish();
+        let (mut url, _state, _nonce) = ask.url();
         // Both mean a space; some (Apple) know only this one.
-        url.set_query(Some(&query.replace('+', "%20")));
-        url
+        let query = url.query().map(|query| query.replace('+', "%20"));
+        url.set_query(query.as_deref());
+        Ok(url)
     }
 
-    /// Verifies an ID token for this client.
+    /// Verifies an ID token for this client: by our own rules, which name what is wrong and know
+    /// more (`azp`, `nbf`, the issuers of Google and Azure), and by openidconnect, with the keys.
     async fn id_token(
         &self,
         metadata: &Metadata,
-        token: &str,
+        token: &RawIdToken,
+        nonce: Option<&str>,
         now: Timestamp,
     ) -> Result<(Claims, Algorithm), ProviderError> {
-        let (claims, algorithm) = self
-            .issuer
-            .verified(token, &id_token_algorithms(metadata)?)
-            .await?;
+        let announced = id_token_algorithms(metadata)?;
+        let parsed = Unverified::parse(token.as_str())?;
+        let algorithm = parsed.algorithm;
+        if !announced.contains(&algorithm) {
+            return Err(ProviderError::invalid(format!(
+                "the token is signed with {}, which this provider does not announce",
+                jwks::name(algorithm)
+            )));
+        }
         jwt::check_claims(
-            &claims,
+            parsed.claims(),
             Expected {
                 rule: self.issuer.flavor.issuer_rule,
-                issuer: &metadata.issuer,
+                issuer: metadata.issuer(),
                 audiences: std::slice::from_ref(&self.client.id),
                 authorized_party: Some(&self.client.id),
                 now,
             },
         )?;
-        Ok((claims, algorithm))
+        if let Some(nonce) = nonce {
+            jwt::check_nonce(parsed.claims(), nonce)?;
+        }
+        let audience = Audience {
+            client: &self.client.id,
+            nonce,
+            now,
+        };
+        let verify = |keys: &Jwks| token.verify(&parsed, keys, audience);
+        self.issuer.with_keys(&verify).await?;
+        Ok((parsed.into_claims(), algorithm))
     }
 
     async fn exchange_code(&self, request: CodeExchange<'_>) -> Result<Identity, ProviderError> {
         let metadata = self.issuer.metadata().await?;
         check_issuer_parameter(&metadata, request.issuer_parameter)?;
-        let mut form = vec![
-            ("grant_type", "authorization_code"),
-            ("code", request.code),
-            ("redirect_uri", request.redirect_uri.as_str()),
-        ];
-        if metadata.offers_pkce() {
-            form.push(("code_verifier", request.code_verifier));
-        }
+        let grant = Grant::Code {
+            code: request.code,
+            verifier: metadata.offers_pkce().then_some(request.code_verifier),
+            redirect_uri: request.redirect_uri,
+        };
         let response = ask(
             &self.issuer.http,
             &self.client,
             &metadata,
-            &form,
+            grant,
             EXCHANGE_DEADLINE,
         )
         .await?;
@@ -324,8 +355,9 @@ impl Oidc {
                 "no ID token came with the code (is the scope openid asked for?)",
             )
         })?;
-        let (claims, algorithm) = self.id_token(&metadata, &raw, request.now).await?;
-        jwt::check_nonce(&claims, request.nonce)?;
+        let (claims, algorithm) = self
+            .id_token(&metadata, &raw, Some(request.nonce), request.now)
+            .await?;
         jwt::check_at_hash(&claims, &tokens.access_token, algorithm)?;
         let id_token = id_token_facts(raw, &claims)?;
 
@@ -392,7 +424,7 @@ impl Oidc {
         metadata: &Metadata,
         request: UserInfoRequest<'_>,
     ) -> Result<Option<Claims>, ProviderError> {
-        let Some(url) = &metadata.userinfo_endpoint else {
+        let Some(url) = metadata.userinfo_endpoint() else {
             return Ok(None);
         };
         let bearer = format!("Bearer {}", request.access_token);
@@ -403,10 +435,7 @@ impl Oidc {
         let mut info = if answer.content_type().starts_with("application/jwt") {
             let token = std::str::from_utf8(&answer.body)
                 .map_err(|_| ProviderError::invalid("user info is not text"))?;
-            let (claims, _) = self
-                .issuer
-                .verified(token.trim(), &jwks::ALGORITHMS)
-                .await?;
+            let claims = self.issuer.verified(token.trim()).await?;
             self.check_signed_user_info(metadata, &claims)?;
             claims
         } else {
@@ -434,7 +463,7 @@ impl Oidc {
     ) -> Result<(), ProviderError> {
         let rule = self.issuer.flavor.issuer_rule;
         let issuer_fits = !claims.contains_key("iss")
-            || discovery::token_issuer_fits(rule, &metadata.issuer, claims);
+            || discovery::token_issuer_fits(rule, metadata.issuer(), claims);
         let audience_fits =
             !claims.contains_key("aud") || jwt::audience(claims).contains(&self.client.id);
         if issuer_fits && audience_fits {
@@ -448,15 +477,12 @@ impl Oidc {
 
     async fn refresh_tokens(&self, request: Refresh<'_>) -> Result<Refreshed, ProviderError> {
         let metadata = self.issuer.metadata().await?;
-        let form = [
-            ("grant_type", "refresh_token"),
-            ("refresh_token", request.refresh_token),
-        ];
+        let grant = Grant::Refresh(request.refresh_token);
         let response = ask(
             &self.issuer.http,
             &self.client,
             &metadata,
-            &form,
+            grant,
             REFRESH_DEADLINE,
         )
         .await?;
@@ -464,7 +490,7 @@ impl Oidc {
         tokens
             .refresh_token
             .get_or_insert_with(|| request.refresh_token.to_owned());
-        let Some(raw) = response.id_token.filter(|t| !t.is_empty()) else {
+        let Some(raw) = response.id_token.filter(|t| !t.as_str().is_empty()) else {
             return Ok(Refreshed {
                 tokens,
                 id_token: None,
@@ -497,11 +523,11 @@ impl Oidc {
     async fn refreshed_id_token(
         &self,
         metadata: &Metadata,
-        raw: String,
+        raw: RawIdToken,
         request: Refresh<'_>,
         tokens: &Tokens,
     ) -> Result<(IdToken, Option<Claims>), ProviderError> {
-        let (mut claims, algorithm) = self.id_token(metadata, &raw, request.now).await?;
+        let (mut claims, algorithm) = self.id_token(metadata, &raw, None, request.now).await?;
         jwt::check_at_hash(&claims, &tokens.access_token, algorithm)?;
         let id_token = id_token_facts(raw, &claims)?;
         if request
@@ -579,7 +605,7 @@ impl Oidc {
                 Err(ProviderError::Refused(_) | ProviderError::Misconfigured(_)) => claims,
                 Err(error) => return Err(error),
             }
-        } else if let Some(url) = &metadata.introspection_endpoint {
+        } else if let Some(url) = metadata.introspection_endpoint() {
             self.introspect(&metadata, url, request).await?
         } else {
             let about = UserInfoRequest {
@@ -602,10 +628,7 @@ impl Oidc {
         metadata: &Metadata,
         request: VerifyToken<'_>,
     ) -> Result<Claims, ProviderError> {
-        let (mut claims, _) = self
-            .issuer
-            .verified(request.token, &jwks::ALGORITHMS)
-            .await?;
+        let mut claims = self.issuer.verified(request.token).await?;
         // Some put the client where others put the audience.
         if !claims.contains_key("aud") {
             let client = ["client_id", "azp"]
@@ -620,7 +643,7 @@ impl Oidc {
             &claims,
             Expected {
                 rule: self.issuer.flavor.issuer_rule,
-                issuer: &metadata.issuer,
+                issuer: metadata.issuer(),
                 audiences: request.audiences,
                 authorized_party: None,
                 now: request.now,
@@ -665,36 +688,48 @@ impl Oidc {
     }
 }
 
-/// What the provider announces for ID tokens, as far as it proves something; RS256 if it is silent.
+/// What the provider announces for ID tokens, as far as it proves something.
 fn id_token_algorithms(metadata: &Metadata) -> Result<Vec<Algorithm>, ProviderError> {
-    let announced = &metadata.id_token_signing_alg_values_supported;
-    if announced.is_empty() {
-        return Ok(vec![Algorithm::RS256]);
-    }
+    let announced = metadata.id_token_algorithms();
     let usable: Vec<Algorithm> = jwks::ALGORITHMS
         .into_iter()
-        .filter(|a| announced.iter().any(|name| name == jwks::name(*a)))
+        .filter(|algorithm| jwks::openid(*algorithm).is_some_and(|a| announced.contains(&a)))
         .collect();
     if usable.is_empty() {
+        let names: Vec<String> = announced
+            .iter()
+            .filter_map(|algorithm| serde_json::to_value(algorithm).ok())
+            .filter_map(|name| name.as_str().map(str::to_owned))
+            .collect();
         return Err(ProviderError::invalid(format!(
             "it signs ID tokens with {} only; needed is one of RS, PS, ES (256, 384) or EdDSA",
-            announced.join(", ")
+            if names.is_empty() {
+                "algorithms unknown here".to_owned()
+            } else {
+                names.join(", ")
+            }
         )));
     }
     Ok(usable)
 }
 
+/// The challenge was made when the flow began; openidconnect makes one from a verifier only, but
+/// also reads what was stored (RFC 7636).
+fn pkce_challenge(challenge: &str) -> Result<PkceCodeChallenge, ProviderError> {
+    let stored = json!({"code_challenge": challenge, "code_challenge_method": "S256"});
+    serde_json::from_value(stored)
+        .map_err(|error| ProviderError::invalid(format!("the PKCE challenge: {error}")))
+}
+
 /// The answer must come from the provider that was asked (RFC 9207).
 fn check_issuer_parameter(metadata: &Metadata, named: Option<&str>) -> Result<(), ProviderError> {
     match named {
-        Some(named) if named != metadata.issuer => Err(ProviderError::invalid(
+        Some(named) if named != metadata.issuer() => Err(ProviderError::invalid(
             "the answer comes from another provider than the one that was asked (iss)",
         )),
-        None if metadata.authorization_response_iss_parameter_supported => {
-            Err(ProviderError::invalid(
-                "the answer does not say which provider it is from (iss), though this one announces that it does",
-            ))
-        }
+        None if metadata.announces_issuer_parameter() => Err(ProviderError::invalid(
+            "the answer does not say which provider it is from (iss), though this one announces that it does",
+        )),
         _ => Ok(()),
     }
 }
@@ -713,14 +748,14 @@ fn check_audience(claims: &Claims, audiences: &[String]) -> Result<(), ProviderE
     }
 }
 
-fn id_token_facts(raw: String, claims: &Claims) -> Result<IdToken, ProviderError> {
+fn id_token_facts(raw: RawIdToken, claims: &Claims) -> Result<IdToken, ProviderError> {
     let subject = text(claims, "sub")
         .filter(|s| !s.is_empty())
         .ok_or_else(|| ProviderError::invalid("the ID token names nobody (sub)"))?;
     let expires_at = jwt::time(claims, "exp")?
         .ok_or_else(|| ProviderError::invalid("the ID token has no exp"))?;
     Ok(IdToken {
-        raw,
+        raw: raw.into(),
         issuer: text(claims, "iss").unwrap_or_default().to_owned(),
         subject: subject.to_owned(),
         issued_at: jwt::time(claims, "iat")?,
@@ -764,9 +799,9 @@ impl Provider for Oidc {
         };
         known.map_or(fixed, |metadata| Capabilities {
             pkce: metadata.offers_pkce(),
-            user_info: metadata.userinfo_endpoint.is_some(),
+            user_info: metadata.userinfo_endpoint().is_some(),
             revocation: (self.issuer.flavor.revocation)(&metadata).is_some(),
-            end_session: metadata.end_session_endpoint.is_some(),
+            end_session: metadata.end_session_endpoint().is_some(),
             ..fixed
         })
     }
@@ -775,7 +810,7 @@ impl Provider for Oidc {
         &'a self,
         request: AuthRequest<'a>,
     ) -> BoxFuture<'a, Result<Url, ProviderError>> {
-        async move { Ok(self.authorize(&*self.issuer.metadata().await?, request)) }.boxed()
+        async move { self.authorize(&*self.issuer.metadata().await?, request) }.boxed()
     }
 
     fn exchange<'a>(
@@ -828,7 +863,8 @@ impl Provider for Oidc {
     ) -> BoxFuture<'a, Result<VerifiedToken, ProviderError>> {
         async move {
             let metadata = self.issuer.metadata().await?;
-            let (mut claims, _) = self.id_token(&metadata, request.token, request.now).await?;
+            let token = RawIdToken::from(request.token.to_owned());
+            let (mut claims, _) = self.id_token(&metadata, &token, None, request.now).await?;
             claims::put_right(&mut claims);
             verified_token(claims)
         }

@@ -1,45 +1,122 @@
 //! The answers of a token endpoint (RFC 6749 5), told apart by what they mean for a session.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Deserializer};
+use openidconnect::core::{
+    CoreGenderClaim, CoreIdToken, CoreJweContentEncryptionAlgorithm, CoreJwsSigningAlgorithm,
+};
+use openidconnect::{
+    AccessToken, AuthorizationCode, EmptyAdditionalClaims, HttpRequest, HttpResponse,
+    OAuth2TokenResponse, PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError, Scope,
+    TokenType,
+};
+use serde::{Deserialize, Deserializer, Serialize};
+use url::Url;
 
 use crate::client_auth::{Client, Method, may_learn};
 use crate::discovery::Metadata;
 use crate::error::{ProviderError, Refusal};
-use crate::http_client::{Answer, HttpClient};
+use crate::http_client::{Answer, HttpClient, shown};
+use crate::id_token::RawIdToken;
 use crate::provider::Tokens;
 
-#[derive(Deserialize)]
+/// What a token endpoint gave. openidconnect's own type would lose all of it, a new refresh token
+/// too, for an ID token or a lifetime that is not quite right.
+#[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct TokenResponse {
-    access_token: String,
-    #[serde(default)]
-    token_type: Option<String>,
+    access_token: AccessToken,
+    #[serde(default, deserialize_with = "kind")]
+    token_type: Kind,
     #[serde(default, deserialize_with = "seconds")]
     expires_in: Option<i64>,
     #[serde(default)]
-    refresh_token: Option<String>,
+    refresh_token: Option<RefreshToken>,
     #[serde(default)]
-    pub id_token: Option<String>,
+    pub id_token: Option<RawIdToken>,
+}
+
+/// How an access token is used, as the provider spells it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct Kind(String);
+
+impl Default for Kind {
+    fn default() -> Self {
+        Self("Bearer".to_owned())
+    }
+}
+
+impl TokenType for Kind {}
+
+impl OAuth2TokenResponse for TokenResponse {
+    type TokenType = Kind;
+
+    fn access_token(&self) -> &AccessToken {
+        &self.access_token
+    }
+
+    fn token_type(&self) -> &Kind {
+        &self.token_type
+    }
+
+    fn expires_in(&self) -> Option<Duration> {
+        let seconds = u64::try_from(self.expires_in?).ok()?;
+        Some(Duration::from_secs(seconds)).filter(|lifetime| !lifetime.is_zero())
+    }
+
+    fn refresh_token(&self) -> Option<&RefreshToken> {
+        self.refresh_token
+            .as_ref()
+            .filter(|token| !token.secret().is_empty())
+    }
+
+    fn scopes(&self) -> Option<&Vec<Scope>> {
+        None
+    }
+}
+
+type Jwe = CoreJweContentEncryptionAlgorithm;
+
+impl
+    openidconnect::TokenResponse<
+        EmptyAdditionalClaims,
+        CoreGenderClaim,
+        Jwe,
+        CoreJwsSigningAlgorithm,
+    > for TokenResponse
+{
+    fn id_token(&self) -> Option<&CoreIdToken> {
+        self.id_token.as_ref().and_then(RawIdToken::openid)
+    }
 }
 
 impl TokenResponse {
     pub fn tokens(&self, now: Timestamp) -> Tokens {
         Tokens {
-            access_token: self.access_token.clone(),
-            token_type: self
-                .token_type
-                .clone()
-                .unwrap_or_else(|| "Bearer".to_owned()),
-            refresh_token: self.refresh_token.clone().filter(|t| !t.is_empty()),
+            access_token: self.access_token.secret().clone(),
+            token_type: self.token_type.0.clone(),
+            refresh_token: self.refresh_token().map(|token| token.secret().clone()),
             expires_at: self
-                .expires_in
-                .filter(|s| *s > 0)
-                .and_then(|s| now.checked_add(SignedDuration::from_secs(s)).ok()),
+                .expires_in()
+                .and_then(|lifetime| SignedDuration::try_from(lifetime).ok())
+                .and_then(|lifetime| now.checked_add(lifetime).ok()),
         }
     }
+}
+
+/// What tokens are asked for with.
+#[derive(Clone, Copy)]
+pub(crate) enum Grant<'a> {
+    Code {
+        code: &'a str,
+        verifier: Option<&'a str>,
+        redirect_uri: &'a Url,
+    },
+    Refresh(&'a str),
 }
 
 /// Asks the token endpoint. A code or refresh token is sent once; only where the provider does
@@ -49,18 +126,18 @@ pub(crate) async fn ask(
     http: &HttpClient,
     client: &Client,
     metadata: &Metadata,
-    form: &[(&str, &str)],
+    grant: Grant<'_>,
     deadline: Duration,
 ) -> Result<TokenResponse, ProviderError> {
     let method = client.method(metadata)?;
-    let first = ask_once(http, client, metadata, form, method, deadline).await;
+    let first = ask_once(http, client, metadata, grant, method, deadline).await;
     let Err(ProviderError::Misconfigured(refusal)) = &first else {
         return first;
     };
     if refusal.error != "invalid_client" || !may_learn(metadata, method) {
         return first;
     }
-    match ask_once(http, client, metadata, form, Method::Post, deadline).await {
+    match ask_once(http, client, metadata, grant, Method::Post, deadline).await {
         Ok(response) => {
             client.learn_post();
             Ok(response)
@@ -74,22 +151,61 @@ async fn ask_once(
     http: &HttpClient,
     client: &Client,
     metadata: &Metadata,
-    form: &[(&str, &str)],
+    grant: Grant<'_>,
     method: Method,
     deadline: Duration,
 ) -> Result<TokenResponse, ProviderError> {
-    let answer = http
-        .call_within(
-            client.request(&metadata.token_endpoint, form, method)?,
-            deadline,
-        )
-        .await?;
-    // Some report errors with status 200.
-    if answer.status.is_success() && error_body(&answer.body).is_none() {
-        answer.json()
-    } else {
-        Err(refusal(&answer))
-    }
+    let endpoint = metadata.authorization_endpoint().clone();
+    let openid = client.openid(metadata, endpoint, method);
+    // openidconnect keeps status and headers of a refusal to itself, and wants a content type, so
+    // answers are judged before it sees them. Our error comes through it as it is.
+    let http = http.clone();
+    let send = move |request: HttpRequest| -> BoxFuture<'static, _> {
+        let http = http.clone();
+        async move {
+            let answer = http.call_within(request, deadline).await?;
+            // Some report errors with status 200.
+            if answer.status.is_success() && error_body(&answer.body).is_none() {
+                Ok(HttpResponse::new(answer.body))
+            } else {
+                Err(refusal(&answer))
+            }
+        }
+        .boxed()
+    };
+    let outcome = match grant {
+        Grant::Code {
+            code,
+            verifier,
+            redirect_uri,
+        } => {
+            let redirect_uri = RedirectUrl::from_url(redirect_uri.clone());
+            let mut request = openid
+                .exchange_code(AuthorizationCode::new(code.to_owned()))
+                .set_redirect_uri(Cow::Owned(redirect_uri));
+            if let Some(verifier) = verifier {
+                request = request.set_pkce_verifier(PkceCodeVerifier::new(verifier.to_owned()));
+            }
+            request.request_async(&send).boxed().await
+        }
+        Grant::Refresh(token) => {
+            let token = RefreshToken::new(token.to_owned());
+            openid
+                .exchange_refresh_token(&token)
+                .request_async(&send)
+                .boxed()
+                .await
+        }
+    };
+    outcome.map_err(|error| {
+        let reason = match error {
+            RequestTokenError::Request(error) => return error,
+            RequestTokenError::Parse(error, _body) => error.to_string(),
+            other => other.to_string(),
+        };
+        let endpoint = shown(metadata.token_endpoint().url());
+        ProviderError::invalid(format!("{endpoint} sent something unreadable: {reason}"))
+    })
 }
 
 #[derive(Deserialize)]
@@ -147,6 +263,11 @@ pub(crate) fn bearer_refusal(answer: &Answer) -> ProviderError {
     }
     let status = format!("status {} from {}", answer.status.as_u16(), answer.endpoint);
     ProviderError::Misconfigured(Refusal::new(&status, None))
+}
+
+/// Some leave it empty.
+fn kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Kind, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// Seconds as a number or, with some providers, as text.

@@ -14,7 +14,10 @@ pub(crate) const FLAVOR: Flavor = Flavor {
 };
 
 fn sign_out(metadata: &Metadata, client: &str, ask: EndSession<'_>) -> Option<SignOut> {
-    let mut url = Url::parse(&metadata.issuer).ok()?.join("/v2/logout").ok()?;
+    let mut url = Url::parse(metadata.issuer())
+        .ok()?
+        .join("/v2/logout")
+        .ok()?;
     url.query_pairs_mut()
         .append_pair("client_id", client)
         .append_pair("returnTo", ask.target.unwrap_or(ask.signed_out).as_str());

@@ -16,7 +16,7 @@ pub(crate) const FLAVOR: Flavor = Flavor {
 };
 
 fn sign_out(metadata: &Metadata, client: &str, ask: EndSession<'_>) -> Option<SignOut> {
-    let mut url = metadata.authorization_endpoint.join("/logout").ok()?;
+    let mut url = metadata.authorization_endpoint().join("/logout").ok()?;
     url.query_pairs_mut()
         .append_pair("client_id", client)
         .append_pair("logout_uri", ask.signed_out.as_str());
@@ -27,8 +27,10 @@ fn sign_out(metadata: &Metadata, client: &str, ask: EndSession<'_>) -> Option<Si
 }
 
 fn revocation(metadata: &Metadata) -> Option<Url> {
-    metadata
-        .revocation_endpoint
-        .clone()
-        .or_else(|| metadata.authorization_endpoint.join("/oauth2/revoke").ok())
+    metadata.revocation_endpoint().cloned().or_else(|| {
+        metadata
+            .authorization_endpoint()
+            .join("/oauth2/revoke")
+            .ok()
+    })
 }

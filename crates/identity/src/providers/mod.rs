@@ -79,13 +79,13 @@ pub(crate) const PLAIN: Flavor = Flavor {
     params: &[],
     merge_params: false,
     sign_out: standard_sign_out,
-    revocation: |metadata| metadata.revocation_endpoint.clone(),
+    revocation: |metadata| metadata.revocation_endpoint().cloned(),
     distributed_claims: false,
 };
 
 /// OpenID Connect RP-Initiated Logout 1.0.
 fn standard_sign_out(metadata: &Metadata, client: &str, ask: EndSession<'_>) -> Option<SignOut> {
-    let mut url = metadata.end_session_endpoint.clone()?;
+    let mut url = metadata.end_session_endpoint()?.clone();
     {
         let mut query = url.query_pairs_mut();
         if let Some(hint) = ask.id_token_hint {

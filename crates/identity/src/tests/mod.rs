@@ -7,4 +7,5 @@ mod foreign;
 mod idp;
 mod lies;
 mod network;
+mod odd_id_tokens;
 mod outages;
