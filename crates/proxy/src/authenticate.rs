@@ -20,7 +20,7 @@ use crate::permit;
 use crate::refuse::Stop;
 use crate::request::Request;
 use crate::serve::{Headers, Reply};
-use crate::snapshot::{AuthenticateWay, Prepared, Snapshot};
+use crate::snapshot::{AuthenticateWay, Snapshot};
 
 /// Paths that are authenticate's even where a route has the same host.
 fn is_own_path(path: &str) -> bool {
@@ -40,8 +40,8 @@ pub(crate) fn takes(snapshot: &Snapshot, request: &Request) -> bool {
         AuthenticateWay::InProcess | AuthenticateWay::BuiltIn(..) => {
             is_own_path(request.target.path()) || snapshot.route(&request.target).is_none()
         }
-        // All of the host is authenticate's, if a route leads there.
-        AuthenticateWay::Route => snapshot.route(&request.target).is_some(),
+        // All that a route which names the host leads to is authenticate's.
+        AuthenticateWay::Route => snapshot.authenticate_route(&request.target).is_some(),
     }
 }
 
@@ -61,14 +61,10 @@ pub(crate) async fn answer(
     {
         return in_process(core, router.clone(), &request, head, body).await;
     }
-    let route: Option<Arc<Prepared>> = match snapshot.authenticate.way {
-        AuthenticateWay::Route => snapshot.route(&request.target).cloned(),
-        AuthenticateWay::InProcess | AuthenticateWay::BuiltIn(..) => None,
-    };
-    if let Some(route) = &route {
+    if let Some(route) = snapshot.authenticate_route(&request.target) {
         record.route(route);
     }
-    match permit::for_authenticate(core, snapshot, request, head, body, route, kept) {
+    match permit::for_authenticate(core, snapshot, request, head, body, kept) {
         Some(permit) => forward::forward(core, snapshot, permit, record).await,
         None => Err(forward::failures::unavailable(
             "not the host of authenticate",

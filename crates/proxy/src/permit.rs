@@ -21,7 +21,7 @@ use crate::open::{Entry, Open};
 use crate::refuse::Stop;
 use crate::request::Request;
 use crate::sign_in_loop;
-use crate::snapshot::{Prepared, Snapshot};
+use crate::snapshot::{AuthenticateWay, Prepared, Snapshot};
 
 /// How often a question is asked anew because something changed while it was asked.
 const STALE_ANSWERS: usize = 3;
@@ -122,12 +122,17 @@ pub(crate) fn for_authenticate(
     request: Request,
     head: &mut Parts,
     body: Incoming,
-    route: Option<Arc<Prepared>>,
     kept: &mut Option<Arc<CheckRequest>>,
 ) -> Option<Permit> {
     if !snapshot.is_authenticate(&request.target.authority) || request.target.is_tunnel() {
         return None;
     }
+    let way = match snapshot.authenticate.way {
+        AuthenticateWay::Route => {
+            Way::AuthenticateRoute(Arc::clone(snapshot.authenticate_route(&request.target)?))
+        }
+        AuthenticateWay::InProcess | AuthenticateWay::BuiltIn(..) => Way::Authenticate,
+    };
     let headers = std::mem::take(&mut head.headers);
     let question = Arc::new(request.question(CheckSubject::OwnEndpoint, headers));
     *kept = Some(Arc::clone(&question));
@@ -138,7 +143,7 @@ pub(crate) fn for_authenticate(
         body,
         extensions: std::mem::take(&mut head.extensions),
         allow: Box::default(),
-        way: route.map_or(Way::Authenticate, Way::AuthenticateRoute),
+        way,
         open,
     })
 }

@@ -76,7 +76,7 @@ pub(crate) enum AuthenticateWay {
     InProcess,
     /// By the built-in route.
     BuiltIn(Arc<UpstreamTarget>, Box<Destination>),
-    /// By whichever route names the host; without a question to authorize.
+    /// By the routes that name the host; without a question to authorize.
     Route,
 }
 
@@ -144,6 +144,23 @@ impl Snapshot {
             Found::Route(route) => self.prepared.get(&route.id),
             Found::NoPath | Found::UnknownHost => None,
         }
+    }
+
+    /// The route that leads to authenticate, where that is how its host is served. It has to name
+    /// the host: a wildcard that merely covers it is an application like any other, with its own
+    /// policy.
+    pub(crate) fn authenticate_route(&self, target: &Target) -> Option<&Arc<Prepared>> {
+        if !matches!(self.authenticate.way, AuthenticateWay::Route)
+            || !self.is_authenticate(&target.authority)
+        {
+            return None;
+        }
+        let named = |prepared: &&Arc<Prepared>| {
+            let from = &prepared.route.from;
+            from.host == target.authority.name()
+                && (from.port.is_none() || from.port == target.authority.port())
+        };
+        self.route(target).filter(named)
     }
 
     /// The newest form of a route that a request was let through on.

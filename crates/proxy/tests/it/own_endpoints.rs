@@ -293,6 +293,34 @@ async fn c51_the_authenticate_host_is_forwarded_unasked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn c51_a_wildcard_over_the_authenticate_host_is_an_application() {
+    let upstream = Upstream::http().await;
+    let added = format!(
+        "routes:\n- {{from: 'https://*.corp.test', to: '{0}'}}\n\
+         - {{from: 'https://x.corp.test', to: '{0}', tls_downstream_server_name: auth.corp.test}}\n",
+        upstream.url()
+    );
+    let authorizer = Scripted::new(|_| Ok(deny(DenyKind::Forbidden)));
+    for added in [
+        added.clone(),
+        added.replace(", tls_downstream_server_name: auth.corp.test", ""),
+    ] {
+        let proxy = Proxy::start(&added, authorizer.clone()).await;
+        for path in ["/", "/oauth2/callback", "/admin"] {
+            let answer = get(&proxy, "auth.corp.test", path, &[]).await;
+            assert_eq!(answer.status, StatusCode::FORBIDDEN, "{path}");
+        }
+        authorizer.now(|_| Ok(allow("s1", &[])));
+        let sent = [("cookie", "_pomerium=h; theme=dark")];
+        let answer = get(&proxy, "auth.corp.test", "/", &sent).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        assert_eq!(upstream.last().headers["cookie"], "theme=dark");
+        authorizer.now(|_| Ok(deny(DenyKind::Forbidden)));
+    }
+    assert_eq!(upstream.count(), 2, "only what was allowed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn c77_authenticate_in_this_process_shares_its_host() {
     let router = axum::Router::new().fallback(|request: axum::extract::Request| async move {
         let (host, proto) = (
