@@ -70,7 +70,7 @@ pub(crate) fn read(
         received: Instant::now(),
         method: head.method.clone(),
         peer: client.peer.ip(),
-        client_address: client_address(&head.headers, client.peer.ip(), http.trusted_hops),
+        client_address: client_address(&head.headers, client.peer.ip(), http.trusted_hops)?,
         client_certificate: client.certificate.clone(),
         grpc: is_grpc(&head.headers),
         target,
@@ -188,26 +188,35 @@ fn scheme(headers: &HeaderMap, is_tls: bool, trusted_hops: usize) -> Scheme {
     }
 }
 
-/// The entry of `X-Forwarded-For` that the last trusted hop wrote, counted from the right; the
-/// peer if there are fewer.
-fn client_address(headers: &HeaderMap, peer: IpAddr, trusted_hops: usize) -> IpAddr {
+/// The entry of `X-Forwarded-For` that the first trusted hop wrote, counted from the right; the
+/// peer if there are fewer. An entry that is there and tells no address is refused: another
+/// address in its place would be somebody else's, whom a policy may trust.
+fn client_address(headers: &HeaderMap, peer: IpAddr, trusted_hops: usize) -> Result<IpAddr, Stop> {
     let peer = peer.to_canonical();
     let Some(from_right) = trusted_hops.checked_sub(1) else {
-        return peer;
+        return Ok(peer);
     };
-    let entries = headers
+    // Bytes, not text: what a client wrote further left must not hide what a hop wrote.
+    let entries: Vec<&[u8]> = headers
         .get_all(X_FORWARDED_FOR)
         .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim);
-    let entries: Vec<_> = entries.collect();
-    let entry = entries.iter().rev().nth(from_right);
-    entry.and_then(|entry| address(entry)).unwrap_or(peer)
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+        // RFC 9110 5.6.1.2: empty elements do not count.
+        .filter(|entry| !entry.is_empty())
+        .collect();
+    match entries.iter().rev().nth(from_right) {
+        None => Ok(peer),
+        Some(entry) => address(entry).ok_or_else(|| {
+            let text = "X-Forwarded-For has no address where xff_num_trusted_hops looks for one.";
+            Stop::bad_request("invalid_forwarded_for", text)
+        }),
+    }
 }
 
 /// Some proxies write a port, or brackets.
-fn address(entry: &str) -> Option<IpAddr> {
+fn address(entry: &[u8]) -> Option<IpAddr> {
+    let entry = std::str::from_utf8(entry).ok()?;
     let bare = entry.trim_start_matches('[').trim_end_matches(']');
     let parsed = bare.parse().ok().or_else(|| {
         entry
@@ -265,31 +274,43 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn client_after(headers: &HeaderMap, peer: &str, hops: usize) -> Option<IpAddr> {
+        client_address(headers, ip(peer), hops).ok()
+    }
+
     #[test]
     fn c44_the_client_after_trusted_hops() {
         let headers = map(&[("x-forwarded-for", "203.0.113.5, 198.51.100.7")]);
-        let peer = ip("10.0.0.9");
-        assert_eq!(client_address(&headers, peer, 0), peer);
-        assert_eq!(client_address(&headers, peer, 1), ip("198.51.100.7"));
-        assert_eq!(client_address(&headers, peer, 2), ip("203.0.113.5"));
-        assert_eq!(client_address(&headers, peer, 3), peer);
-        assert_eq!(
-            client_address(&map(&[("x-forwarded-for", "junk")]), peer, 1),
-            peer
-        );
+        let (peer, is) = ("10.0.0.9", |text| Some(ip(text)));
+        assert_eq!(client_after(&headers, peer, 0), is(peer));
+        assert_eq!(client_after(&headers, peer, 1), is("198.51.100.7"));
+        assert_eq!(client_after(&headers, peer, 2), is("203.0.113.5"));
+        assert_eq!(client_after(&headers, peer, 3), is(peer));
         let two = map(&[
             ("x-forwarded-for", "1.1.1.1"),
             ("x-forwarded-for", "[2001:db8::1]:9"),
         ]);
-        assert_eq!(client_address(&two, peer, 1), ip("2001:db8::1"));
+        assert_eq!(client_after(&two, peer, 1), is("2001:db8::1"));
     }
 
     #[test]
-    fn s37_mapped_addresses_are_ipv4() {
-        assert_eq!(
-            client_address(&HeaderMap::new(), ip("::ffff:10.1.2.3"), 0),
-            ip("10.1.2.3")
-        );
+    fn c44_what_a_client_wrote_does_not_hide_what_a_hop_wrote() {
+        let peer = "10.0.0.9";
+        let mut headers = HeaderMap::new();
+        let value = HeaderValue::from_bytes(b"\xe9, 1.2.3.4, 198.51.100.7").unwrap();
+        headers.insert(X_FORWARDED_FOR, value);
+        assert_eq!(client_after(&headers, peer, 1), Some(ip("198.51.100.7")));
+        assert_eq!(client_after(&headers, peer, 2), Some(ip("1.2.3.4")));
+        assert_eq!(client_after(&headers, peer, 3), None, "refused");
+        assert_eq!(client_after(&headers, peer, 4), Some(ip(peer)));
+        for junk in ["junk", "1.1.1.1, unknown", "1.1.1.1, _hidden"] {
+            let headers = map(&[("x-forwarded-for", junk)]);
+            assert_eq!(client_after(&headers, peer, 1), None, "{junk}");
+            assert_eq!(client_after(&headers, peer, 0), Some(ip(peer)), "{junk}");
+        }
+        let gaps = map(&[("x-forwarded-for", "1.1.1.1, , 2.2.2.2,")]);
+        assert_eq!(client_after(&gaps, peer, 1), Some(ip("2.2.2.2")));
+        assert_eq!(client_after(&gaps, peer, 2), Some(ip("1.1.1.1")));
     }
 
     #[test]

@@ -172,30 +172,20 @@ impl HeaderRules {
 
     fn forwarded(&self, out: &mut HeaderMap, client: &HeaderMap, forwarding: &Forwarding<'_>) {
         let hops = joined(client, &X_FORWARDED_FOR);
-        let hops = match (hops, self.append_forwarded_for) {
-            (Some(hops), true) => Some(format!("{hops}, {}", forwarding.peer)),
-            (None, true) => Some(forwarding.peer.to_string()),
-            (hops, false) => hops,
-        };
-        set(out, X_FORWARDED_FOR, hops);
+        let own = self
+            .append_forwarded_for
+            .then(|| forwarding.peer.to_string());
+        set(out, X_FORWARDED_FOR, listed(hops, own));
         out.insert(
             X_FORWARDED_PROTO,
             HeaderValue::from_static(forwarding.proto),
         );
         set(out, X_REAL_IP, Some(forwarding.client.to_string()));
         let before = joined(client, &X_FORWARDED_HOST).filter(|_| self.trusted_hops > 0);
-        let hosts = match (before, forwarding.replaced_host) {
-            (Some(before), Some(host)) => Some(format!("{before}, {host}")),
-            (None, Some(host)) => Some(host.to_owned()),
-            (before, None) => before,
-        };
-        set(out, X_FORWARDED_HOST, hosts);
-        set(
-            out,
-            X_ENVOY_ORIGINAL_PATH,
-            forwarding.replaced_path.map(str::to_owned),
-        );
-        set(out, X_REQUEST_ID, Some(forwarding.request_id.to_owned()));
+        let replaced = forwarding.replaced_host.map(str::to_owned);
+        set(out, X_FORWARDED_HOST, listed(before, replaced));
+        set(out, X_ENVOY_ORIGINAL_PATH, forwarding.replaced_path);
+        set(out, X_REQUEST_ID, Some(forwarding.request_id));
     }
 
     /// The client's cookies without ours, in one field (RFC 9113 8.2.3 lets clients split them).
@@ -313,24 +303,33 @@ fn split_scheme(value: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((scheme, rest.trim_ascii()))
 }
 
-/// All values of a field in one (RFC 9110 5.3).
-fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
-    let mut all = String::new();
-    for value in headers
+/// All values of a field in one (RFC 9110 5.3), as bytes: one that is no ASCII is not to hide the
+/// others.
+fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
+    let values: Vec<&[u8]> = headers
         .get_all(name)
         .iter()
-        .filter_map(|value| value.to_str().ok())
-    {
-        if !all.is_empty() {
-            all.push_str(", ");
-        }
-        all.push_str(value);
-    }
-    (!all.is_empty()).then_some(all)
+        .map(HeaderValue::as_bytes)
+        .filter(|value| !value.is_empty())
+        .collect();
+    (!values.is_empty()).then(|| values.join(&b", "[..]))
 }
 
-fn set(out: &mut HeaderMap, name: HeaderName, value: Option<String>) {
-    if let Some(value) = value.and_then(|text| HeaderValue::try_from(text).ok()) {
+/// Adds `last` to a list.
+fn listed(list: Option<Vec<u8>>, last: Option<String>) -> Option<Vec<u8>> {
+    match (list, last) {
+        (Some(mut list), Some(last)) => {
+            list.extend_from_slice(b", ");
+            list.extend_from_slice(last.as_bytes());
+            Some(list)
+        }
+        (list, last) => list.or(last.map(String::into_bytes)),
+    }
+}
+
+fn set(out: &mut HeaderMap, name: HeaderName, value: Option<impl AsRef<[u8]>>) {
+    let value = value.and_then(|value| HeaderValue::from_bytes(value.as_ref()).ok());
+    if let Some(value) = value {
         out.insert(name, value);
     }
 }

@@ -50,6 +50,20 @@ fn set(pairs: &[(&'static str, &str)]) -> Allow {
 }
 
 #[test]
+fn c44_the_whole_list_of_hops_goes_on() {
+    let mut client = HeaderMap::new();
+    for line in [&b"\xe9, 1.1.1.1"[..], b"198.51.100.7"] {
+        let line = HeaderValue::from_bytes(line).unwrap();
+        client.append(X_FORWARDED_FOR, line);
+    }
+    let out = rules().upstream(&client, &Allow::default(), &forwarding());
+    assert_eq!(
+        out[X_FORWARDED_FOR].as_bytes(),
+        b"\xe9, 1.1.1.1, 198.51.100.7, 10.0.0.9"
+    );
+}
+
+#[test]
 fn s05_credentials_of_ours_stay_here() {
     let given = [
         (
