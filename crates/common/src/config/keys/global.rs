@@ -466,7 +466,7 @@ pub const GLOBAL: &[Key] = &[
         Any,
         "",
         P1,
-        NotYet,
+        Works,
         "verifiers of JWTs made elsewhere, by name",
     ),
     key(

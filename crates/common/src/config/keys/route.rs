@@ -507,7 +507,7 @@ pub const ROUTE: &[Key] = &[
         List,
         "all",
         P1,
-        NotYet,
+        Works,
         "verifiers of JWTs made elsewhere",
     ),
     // Special kinds

@@ -280,7 +280,7 @@ pub fn programs(load: &mut Load<'_>, root: Section<'_>) -> ProgrammaticAccess {
 }
 
 pub fn bearer_format(load: &mut Load<'_>, section: Section<'_>) -> Option<BearerTokenFormat> {
-    let format = section.choice(
+    section.choice(
         load,
         "bearer_token_format",
         &[
@@ -289,19 +289,7 @@ pub fn bearer_format(load: &mut Load<'_>, section: Section<'_>) -> Option<Bearer
             ("idp_identity_token", BearerTokenFormat::IdpIdentityToken),
             ("jwt", BearerTokenFormat::Jwt),
         ],
-    );
-    if format == Some(BearerTokenFormat::Jwt)
-        && let Some(node) = section.node("bearer_token_format")
-    {
-        load.say(
-            Diagnostic::warning(
-                code::UNSUPPORTED,
-                "`bearer_token_format: jwt` is not supported yet: no such token signs anybody in",
-            )
-            .at(&node.place),
-        );
-    }
-    format
+    )
 }
 
 /// Algorithms that a verifier may allow.
