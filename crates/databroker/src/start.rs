@@ -15,7 +15,7 @@ use crate::feed::State;
 use crate::manager::{self, ManagerError};
 use crate::storage::local::{Local, OpenError};
 use crate::storage::postgres::settings::{Settings, SettingsError};
-use crate::storage::postgres::{Postgres, TlsError};
+use crate::storage::postgres::{self, Postgres};
 use crate::storage::sealed::Payloads;
 use crate::storage::{Storage, StorageError};
 use crate::tidy::Housekeeping;
@@ -31,8 +31,8 @@ pub enum StartError {
     ConnectionString(#[from] SettingsError),
     #[error("name resolution")]
     Resolver(#[from] LookupError),
-    #[error("TLS to Postgres, as databroker_storage_connection_string asks for it")]
-    PostgresTls(#[from] TlsError),
+    #[error("Postgres, as databroker_storage_connection_string asks for it")]
+    Postgres(#[from] postgres::StartError),
     #[error(transparent)]
     Manager(#[from] ManagerError),
 }

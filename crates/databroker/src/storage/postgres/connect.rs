@@ -4,39 +4,32 @@
 //! tokio-postgres tries hosts in turn, and a host that accepts and then stays silent stops it for ever.
 
 use std::fmt::Write as _;
-use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use postern_common::net::resolver::{LookupError, Resolver};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Client, Config, config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::settings::{Host, Settings, SslMode, password_in};
+use super::socket::{Place, Socket};
 
 /// For each address, unless `connect_timeout` says otherwise.
 const EACH: Duration = Duration::from_secs(2);
 /// For name resolution and all addresses together, beyond the time for each.
 const RESOLVE: Duration = Duration::from_secs(2);
-/// How often the kernel asks a silent server whether it is still there.
-const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// A statement that runs longer is ended by the server.
 const SESSION: &str = "SET statement_timeout = '15s'; SET idle_in_transaction_session_timeout = '30s'; \
                        SET lock_timeout = '10s'";
 
-type Connector = <MakeRustlsConnect as MakeTlsConnect<Socket>>::TlsConnect;
+type TlsConnector = <MakeRustlsConnect as MakeTlsConnect<Socket>>::TlsConnect;
 
 /// What drives a connection: it has to be polled until it ends.
 pub(super) type Driver =
-    tokio_postgres::Connection<Socket, <Connector as TlsConnect<Socket>>::Stream>;
+    tokio_postgres::Connection<Socket, <TlsConnector as TlsConnect<Socket>>::Stream>;
 
 #[derive(Debug, thiserror::Error)]
 #[error("no Postgres server can be written to: {attempts}")]
@@ -45,52 +38,69 @@ pub struct ConnectError {
     pub attempts: String,
 }
 
-pub(super) async fn connect(
-    settings: &Settings,
-    tls: &MakeRustlsConnect,
-    resolver: &Resolver,
-) -> Result<(Client, Driver), ConnectError> {
-    let mut attempts = String::new();
-    let mut note = |place: &dyn std::fmt::Display, what: &dyn std::fmt::Display| {
-        let separator = if attempts.is_empty() { "" } else { "; " };
-        let _ = write!(attempts, "{separator}{place}: {what}");
-    };
-    let each = settings.connect_timeout.unwrap_or(EACH);
-    let mut running = FuturesUnordered::new();
-    for host in &settings.hosts {
-        match tokio::time::timeout(RESOLVE, places(host, resolver)).await {
-            Ok(Ok(places)) => running.extend(places.into_iter().map(|place| async move {
-                let attempt =
-                    tokio::time::timeout(each, attempt(settings, tls, host, &place)).await;
-                let result = attempt.unwrap_or_else(|_| Err(format!("no answer within {each:?}")));
-                (place, result)
-            })),
-            Ok(Err(error)) => note(&name(host), &error),
-            Err(_) => note(&name(host), &"its name was not resolved in time"),
-        }
-    }
-    while let Some((place, result)) = running.next().await {
-        match result {
-            Ok(connection) => return Ok(connection),
-            Err(reason) => note(&place, &reason),
-        }
-    }
-    Err(ConnectError { attempts })
+/// Opens connections; knows all that it takes.
+#[derive(Clone)]
+pub(super) struct Connector {
+    settings: Settings,
+    tls: MakeRustlsConnect,
+    resolver: Resolver,
 }
 
-/// One address.
-#[derive(Debug, Clone)]
-enum Place {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Tcp(address) => write!(f, "{address}"),
-            Self::Unix(path) => write!(f, "{}", path.display()),
+impl Connector {
+    pub fn new(settings: Settings, tls: MakeRustlsConnect, resolver: Resolver) -> Self {
+        Self {
+            settings,
+            tls,
+            resolver,
         }
+    }
+
+    /// For each address.
+    fn each(&self) -> Duration {
+        self.settings.connect_timeout.unwrap_or(EACH)
+    }
+
+    /// [`Self::connect`] has an answer by then: names are resolved in turn, addresses tried at once.
+    pub fn longest(&self) -> Duration {
+        self.settings
+            .hosts
+            .iter()
+            .fold(self.each(), |sum, _| sum.saturating_add(RESOLVE))
+    }
+
+    pub async fn connect(&self) -> Result<(Client, Driver), ConnectError> {
+        let Self {
+            settings,
+            tls,
+            resolver,
+        } = self;
+        let mut attempts = String::new();
+        let mut note = |place: &dyn std::fmt::Display, what: &dyn std::fmt::Display| {
+            let separator = if attempts.is_empty() { "" } else { "; " };
+            let _ = write!(attempts, "{separator}{place}: {what}");
+        };
+        let each = self.each();
+        let mut running = FuturesUnordered::new();
+        for host in &settings.hosts {
+            match tokio::time::timeout(RESOLVE, places(host, resolver)).await {
+                Ok(Ok(places)) => running.extend(places.into_iter().map(|place| async move {
+                    let attempt =
+                        tokio::time::timeout(each, attempt(settings, tls, host, &place)).await;
+                    let result =
+                        attempt.unwrap_or_else(|_| Err(format!("no answer within {each:?}")));
+                    (place, result)
+                })),
+                Ok(Err(error)) => note(&name(host), &error),
+                Err(_) => note(&name(host), &"its name was not resolved in time"),
+            }
+        }
+        while let Some((place, result)) = running.next().await {
+            match result {
+                Ok(connection) => return Ok(connection),
+                Err(reason) => note(&place, &reason),
+            }
+        }
+        Err(ConnectError { attempts })
     }
 }
 
@@ -172,7 +182,7 @@ async fn attempt_with(
     if let Some(password) = password(settings, host_name, port) {
         config.password(password);
     }
-    let connector: Connector =
+    let connector: TlsConnector =
         MakeTlsConnect::<Socket>::make_tls_connect(&mut tls.clone(), host_name)
             .map_err(|error| error.to_string())?;
     let (client, mut driver) = config.connect_raw(socket, connector).await.map_err(told)?;
@@ -205,67 +215,4 @@ fn password(settings: &Settings, host: &str, port: u16) -> Option<String> {
         let file = std::fs::read_to_string(settings.passfile.as_ref()?).ok()?;
         password_in(&file, host, port, &settings.database, &settings.user)
     })
-}
-
-/// TCP or a socket in the file system.
-pub(super) enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Socket {
-    async fn open(place: &Place) -> io::Result<Self> {
-        match place {
-            Place::Tcp(address) => {
-                let stream = TcpStream::connect(address).await?;
-                stream.set_nodelay(true)?;
-                let keepalive = socket2::TcpKeepalive::new()
-                    .with_time(KEEPALIVE)
-                    .with_interval(KEEPALIVE);
-                socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-                Ok(Self::Tcp(stream))
-            }
-            Place::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
-        }
-    }
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
 }

@@ -8,10 +8,12 @@
 
 mod connect;
 mod listen;
+mod manager;
 mod pool;
 mod read;
 mod schema;
 pub mod settings;
+mod socket;
 mod tls;
 mod write;
 
@@ -24,6 +26,7 @@ use postern_common::rpc::stubs::databroker::{Options, Record};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use self::connect::Connector;
 use self::pool::{Pool, Readiness};
 use self::settings::Settings;
 use super::sealed::Payloads;
@@ -38,6 +41,15 @@ pub use self::tls::TlsError;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// Why the database cannot even be tried.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("TLS")]
+    Tls(#[from] TlsError),
+    #[error("the pool of connections cannot be set up")]
+    Pool(#[from] deadpool_postgres::BuildError),
+}
+
 pub struct Postgres {
     shared: Arc<Shared>,
 }
@@ -50,15 +62,17 @@ struct Shared {
 
 impl Postgres {
     /// Begins to open the database, and goes on trying until it can; until then every call tells why not. Fails only
-    /// when certificates named in the settings cannot be read.
+    /// when certificates named in the settings cannot be read, or no pool made.
     pub fn start(
         settings: Settings,
         payloads: Payloads,
         resolver: Resolver,
         stop: CancellationToken,
-    ) -> Result<Self, TlsError> {
+    ) -> Result<Self, StartError> {
         let tls = tls::connector(&settings.tls)?;
-        let pool = Arc::new(Pool::new(settings, tls, resolver));
+        let limits = settings.pool;
+        let connector = Connector::new(settings, tls, resolver);
+        let pool = Arc::new(Pool::new(connector, limits)?);
         let shared = Arc::new(Shared {
             pool,
             payloads,

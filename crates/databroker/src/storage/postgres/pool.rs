@@ -1,19 +1,19 @@
 //! A few connections, each with its prepared statements. What failed or was left in the middle is thrown away.
 
-use std::collections::HashMap;
-use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use postern_common::net::resolver::Resolver;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use deadpool_postgres::{
+    BuildError, ClientWrapper, Hook, HookError, Object, PoolError, QueueMode, Runtime, TimeoutType,
+    Timeouts,
+};
+use tokio::sync::watch;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Statement};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::connect::{ConnectError, Driver, connect};
-use super::settings::Settings;
+use super::connect::{ConnectError, Connector, Driver};
+use super::manager::{manager, reason};
+use super::settings::PoolSettings;
 use crate::storage::StorageError;
 
 /// How long to wait for a free connection.
@@ -27,41 +27,51 @@ pub(super) enum Readiness {
 }
 
 pub(super) struct Pool {
-    settings: Settings,
-    tls: MakeRustlsConnect,
-    resolver: Resolver,
+    connections: deadpool_postgres::Pool,
+    connector: Connector,
     readiness: watch::Sender<Readiness>,
-    permits: Arc<Semaphore>,
-    idle: Mutex<Vec<Connection>>,
-    /// Raised when everything that is open should be thrown away.
-    generation: AtomicU64,
+    emptied: Arc<Emptied>,
 }
 
-struct Connection {
-    client: Client,
-    statements: HashMap<&'static str, Statement>,
-    generation: u64,
-    born: Instant,
-    used: Instant,
+/// When the pool was emptied last. What was opened before is not used again.
+struct Emptied(Mutex<Instant>);
+
+impl Emptied {
+    fn now(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn since(&self, moment: Instant) -> bool {
+        moment < *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Pool {
-    pub fn new(settings: Settings, tls: MakeRustlsConnect, resolver: Resolver) -> Self {
+    pub fn new(connector: Connector, settings: PoolSettings) -> Result<Self, BuildError> {
+        let emptied = Arc::new(Emptied(Mutex::new(Instant::now())));
+        let connections = deadpool_postgres::Pool::builder(manager(connector.clone()))
+            .max_size(settings.max)
+            .queue_mode(QueueMode::Lifo)
+            .timeouts(Timeouts {
+                wait: Some(WAIT),
+                create: Some(connector.longest()),
+                recycle: Some(WAIT),
+            })
+            .runtime(Runtime::Tokio1)
+            .pre_recycle(fresh(settings, Arc::clone(&emptied)))
+            .build()?;
         let reason = "the database has not been opened yet".to_owned();
-        Self {
-            permits: Arc::new(Semaphore::new(settings.pool.max)),
-            settings,
-            tls,
-            resolver,
+        Ok(Self {
+            connections,
+            connector,
             readiness: watch::Sender::new(Readiness::NotYet { reason }),
-            idle: Mutex::default(),
-            generation: AtomicU64::new(0),
-        }
+            emptied,
+        })
     }
 
     /// A connection that is not counted and does not come back.
     pub async fn connect(&self) -> Result<(Client, Driver), ConnectError> {
-        connect(&self.settings, &self.tls, &self.resolver).await
+        self.connector.connect().await
     }
 
     pub fn tell(&self, readiness: Readiness) {
@@ -80,84 +90,61 @@ impl Pool {
 
     /// A connection, even if the database has not been opened yet.
     pub async fn get_unopened(self: &Arc<Self>) -> Result<Pooled, StorageError> {
-        let permit = tokio::time::timeout(WAIT, Arc::clone(&self.permits).acquire_owned())
-            .await
-            .map_err(|_| StorageError::Deadline(WAIT))?
-            .map_err(|_| StorageError::Interrupted)?;
-        let generation = self.generation.load(Ordering::Relaxed);
-        while let Some(connection) = self.idle().pop() {
-            if self.is_usable(&connection) {
-                return Ok(Pooled::new(self, connection, permit));
-            }
-        }
-        let (client, driver) = self
-            .connect()
-            .await
-            .map_err(|error| StorageError::NotReady {
-                reason: error.to_string(),
-            })?;
-        tokio::spawn(async move {
-            if let Err(error) = driver.await {
-                tracing::debug!(
-                    reason = crate::causes(&error),
-                    "a connection to Postgres ended"
-                );
-            }
-        });
-        let now = Instant::now();
-        let connection = Connection {
-            client,
-            statements: HashMap::new(),
-            generation,
-            born: now,
-            used: now,
-        };
-        Ok(Pooled::new(self, connection, permit))
-    }
-
-    fn is_usable(&self, connection: &Connection) -> bool {
-        let pool = self.settings.pool;
-        !connection.client.is_closed()
-            && connection.generation == self.generation.load(Ordering::Relaxed)
-            && connection.born.elapsed() < pool.max_lifetime
-            && connection.used.elapsed() < pool.max_idle
-    }
-
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        let asked = Instant::now();
+        let connection = self.connections.get().await.map_err(explain)?;
+        Ok(Pooled {
+            pool: Arc::clone(self),
+            connection: Some(connection),
+            asked,
+            broken: false,
+            in_transaction: false,
+            in_flight: false,
+        })
     }
 
     /// Throws away every connection: the server they lead to is not the one to talk to any more.
     pub fn empty(&self) {
-        self.generation.fetch_add(1, Ordering::Relaxed);
-        self.idle().clear();
+        // First, so that what comes back meanwhile is not used again either.
+        self.emptied.now();
+        drop(self.connections.retain(|_, _| false));
     }
+}
+
+/// Keeps what is too old, or from before the pool was emptied, from being used again.
+fn fresh(settings: PoolSettings, emptied: Arc<Emptied>) -> Hook {
+    Hook::sync_fn(move |_, metrics| {
+        let stale = emptied.since(metrics.created)
+            || metrics.age() >= settings.max_lifetime
+            || metrics.last_used() >= settings.max_idle;
+        if stale {
+            return Err(HookError::message("not fresh any more"));
+        }
+        Ok(())
+    })
+}
+
+fn explain(error: PoolError) -> StorageError {
+    let reason = match error {
+        PoolError::Timeout(TimeoutType::Wait) => return StorageError::Deadline(WAIT),
+        PoolError::Backend(error) => reason(&error),
+        other => crate::causes(&other),
+    };
+    StorageError::NotReady { reason }
 }
 
 /// A connection on loan. It goes back when dropped, unless something was wrong with it.
 pub(super) struct Pooled {
     pool: Arc<Pool>,
-    connection: Option<Connection>,
+    connection: Option<Object>,
+    asked: Instant,
     /// Failed: never to be used again.
     broken: bool,
     in_transaction: bool,
     /// A question is open. Who stops waiting for its answer leaves the connection in this state.
     in_flight: bool,
-    _permit: OwnedSemaphorePermit,
 }
 
 impl Pooled {
-    fn new(pool: &Arc<Pool>, connection: Connection, permit: OwnedSemaphorePermit) -> Self {
-        Self {
-            pool: Arc::clone(pool),
-            connection: Some(connection),
-            broken: false,
-            in_transaction: false,
-            in_flight: false,
-            _permit: permit,
-        }
-    }
-
     /// Prepares statements once per connection.
     pub async fn prepare<const N: usize>(
         &mut self,
@@ -165,32 +152,12 @@ impl Pooled {
     ) -> Result<[Statement; N], StorageError> {
         let mut statements = Vec::with_capacity(N);
         for sql in sql {
-            let cached = self
-                .connection
-                .as_ref()
-                .and_then(|it| it.statements.get(sql))
-                .cloned();
-            let statement = if let Some(statement) = cached {
-                statement
-            } else {
-                let prepared = self
-                    .answer(async |client| client.prepare(sql).await)
-                    .await?;
-                if let Some(connection) = &mut self.connection {
-                    connection.statements.insert(sql, prepared.clone());
-                }
-                prepared
-            };
+            let statement = self
+                .answer(async |client| client.prepare_cached(sql).await)
+                .await?;
             statements.push(statement);
         }
         <[Statement; N]>::try_from(statements).map_err(|_| StorageError::Interrupted)
-    }
-
-    fn client(&self) -> Result<&Client, StorageError> {
-        self.connection
-            .as_ref()
-            .map(|it| &it.client)
-            .ok_or(StorageError::Interrupted)
     }
 
     /// From here on the connection is thrown away, unless [`Self::settled`] is reached.
@@ -206,10 +173,11 @@ impl Pooled {
     /// Waits for the answer of something that was asked on this connection.
     pub async fn answer<T>(
         &mut self,
-        ask: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
+        ask: impl AsyncFnOnce(&ClientWrapper) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, StorageError> {
         self.in_flight = true;
-        let answer = ask(self.client()?).await;
+        let client = self.connection.as_ref().ok_or(StorageError::Interrupted)?;
+        let answer = ask(client).await;
         self.in_flight = false;
         answer.map_err(|error| self.failed(error))
     }
@@ -225,24 +193,14 @@ impl Pooled {
     }
 }
 
-impl Deref for Pooled {
-    type Target = Pool;
-
-    fn deref(&self) -> &Pool {
-        &self.pool
-    }
-}
-
 impl Drop for Pooled {
     fn drop(&mut self) {
-        if let Some(mut connection) = self.connection.take()
-            && !(self.broken || self.in_transaction || self.in_flight)
+        let in_doubt = self.broken || self.in_transaction || self.in_flight;
+        // The pool compares with the moment a connection was open; one may have been on its way when it was emptied.
+        if let Some(connection) = self.connection.take()
+            && (in_doubt || self.pool.emptied.since(self.asked))
         {
-            connection.used = Instant::now();
-            let usable = self.pool.is_usable(&connection);
-            if usable {
-                self.pool.idle().push(connection);
-            }
+            drop(Object::take(connection));
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
+use deadpool_postgres::ClientWrapper;
 use postern_common::rpc::stubs::databroker::{Options, Record};
 use prost::Message as _;
 use tokio_postgres::types::ToSql;
@@ -109,7 +110,7 @@ impl Shared {
         let [lock, options] = connection.prepare([LOCK, OPTIONS]).await?;
         connection.in_transaction();
         // Sent together: one trip to the server.
-        let begin = async |client: &Client| {
+        let begin = async |client: &ClientWrapper| {
             futures::try_join!(
                 client.batch_execute("BEGIN"),
                 client.query(&lock, &[]),
@@ -266,7 +267,7 @@ impl Open<'_> {
         let version = signed(self.version);
         let params: Params<'_, 1> = [&version];
         // A COMMIT after a failed statement rolls back and calls that a success, so all three count.
-        let commit = async |client: &Client| {
+        let commit = async |client: &ClientWrapper| {
             futures::try_join!(
                 client.execute(&advance, &params),
                 client.batch_execute(&notify),
