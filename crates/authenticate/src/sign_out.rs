@@ -1,14 +1,15 @@
 //! `/.pomerium/sign_out` and `/.pomerium/signed_out`.
 //!
-//! A session ends by a link that one of our proxies has signed, or by a form of ours in the same
-//! browser; never because some page embeds an image.
+//! A session ends by a link that one of our proxies has signed and that names it, or by a form of
+//! ours in the same browser; never because some page embeds an image. A link says nothing about
+//! the browser that opens it: whose session here is not that of the link's person is asked.
 
 use std::time::Duration;
 
 use axum::response::Response;
 use http::{HeaderValue, Method, StatusCode};
 use postern_common::crypto::form;
-use postern_common::crypto::signed_url::{Verified, param};
+use postern_common::crypto::signed_url::param;
 use postern_common::rpc::stubs::session::Session;
 use postern_common::web::cookie::{self, Scope, Single};
 use postern_common::web::page::Forms;
@@ -30,13 +31,10 @@ const REMEMBERED: Duration = Duration::from_secs(300);
 
 /// `GET` or `POST /.pomerium/sign_out`; `body` is that of a form.
 pub(crate) async fn handle(call: &Call, body: &str) -> Answer {
-    if let Ok(signed) = call.verify() {
-        return sign_out(
-            call,
-            Some(&signed),
-            target(call, signed.get(param::REDIRECT_URI)),
-        )
-        .await;
+    if let Ok(signed) = call.verify()
+        && let Some(id) = signed.get(param::SESSION_ID).filter(|id| !id.is_empty())
+    {
+        return by_link(call, id, signed.get(param::REDIRECT_URI)).await;
     }
     let wanted = unsigned_target(&call.query);
     if call.method != Method::POST {
@@ -62,7 +60,13 @@ pub(crate) async fn handle(call: &Call, body: &str) -> Answer {
         };
         return Err(Box::new(refusal.link(link)));
     }
-    sign_out(call, None, target(call, wanted.as_deref())).await
+    let (ended, cookies) = match session::find(call).await? {
+        Found::None { clear } => (Vec::new(), clear),
+        Found::Alive(current) => (vec![current.record], clear_session(call)),
+    };
+    end(call, &ended).await?;
+    let target = target(call, wanted.as_deref());
+    Ok(onward(call, &ended, target.as_ref(), cookies).await)
 }
 
 /// Asks whether to sign out. The form leads back here and carries only a target that is allowed.
@@ -98,35 +102,44 @@ async fn confirm(call: &Call, wanted: Option<&str>) -> Answer {
     ))
 }
 
-/// Ends the session of the route, which a signed link may name, and that of this browser here.
-async fn sign_out(call: &Call, signed: Option<&Verified>, target: Option<Url>) -> Answer {
-    let mut ended: Vec<Session> = Vec::new();
-    if let Some(id) = signed.and_then(|signed| signed.get(param::SESSION_ID)) {
-        let record = call.service.records.get::<Session>(id).await;
-        ended.extend(record.map_err(|error| not_ended(call, &error))?);
-    }
+/// By a signed link: ends the session that it names, and that of this browser here if it is the
+/// same person's. The link of somebody else, or one whose session is gone, is no sign that this
+/// browser's person wants to leave, so they are asked.
+async fn by_link(call: &Call, id: &str, wanted: Option<&str>) -> Answer {
+    let named = call.service.records.get::<Session>(id).await;
+    let named = named.map_err(|error| not_ended(call, &error))?;
+    let mut ended: Vec<Session> = named.into_iter().collect();
     let mut cookies = Vec::new();
     match session::find(call).await? {
         Found::None { clear } => cookies = clear,
         Found::Alive(current) => {
-            // Somebody else's link ends somebody else's session, not this browser's.
             let same_user = ended
                 .first()
-                .is_none_or(|s| s.user_id == current.record.user_id);
-            if same_user {
-                let scope = call.snapshot.session_scope();
-                cookies.extend(cookie::clear(
-                    &call.snapshot.cookies.session,
-                    scope,
-                    call.now,
-                ));
-                if ended.iter().all(|session| session.id != current.record.id) {
-                    ended.push(current.record.clone());
-                }
+                .is_some_and(|named| named.user_id == current.record.user_id);
+            if current.record.id != id && !same_user {
+                end(call, &ended).await?;
+                return confirm(call, wanted).await;
+            }
+            cookies.extend(clear_session(call));
+            if current.record.id != id {
+                ended.push(current.record);
             }
         }
     }
-    for session in &ended {
+    end(call, &ended).await?;
+    let target = target(call, wanted);
+    Ok(onward(call, &ended, target.as_ref(), cookies).await)
+}
+
+fn clear_session(call: &Call) -> Vec<HeaderValue> {
+    let scope = call.snapshot.session_scope();
+    let cleared = cookie::clear(&call.snapshot.cookies.session, scope, call.now);
+    cleared.into_iter().collect()
+}
+
+/// Deletes the records, then takes the tokens back.
+async fn end(call: &Call, ended: &[Session]) -> Result<(), Box<Refusal>> {
+    for session in ended {
         let deleted = call.service.records.delete(session, call.now).await;
         deleted.map_err(|error| not_ended(call, &error))?;
         tracing::info!(
@@ -138,14 +151,24 @@ async fn sign_out(call: &Call, signed: Option<&Verified>, target: Option<Url>) -
             "signed out"
         );
     }
-    for session in &ended {
+    for session in ended {
         revoke(call, session).await;
     }
+    Ok(())
+}
+
+/// To the provider's sign-out page if it has one, else to the target.
+async fn onward(
+    call: &Call,
+    ended: &[Session],
+    target: Option<&Url>,
+    mut cookies: Vec<HeaderValue>,
+) -> Response {
     let at_provider = match ended.last() {
-        Some(session) => end_session(call, session, target.as_ref()).await,
+        Some(session) => end_session(call, session, target).await,
         None => None,
     };
-    let location = match (at_provider, &target) {
+    let location = match (at_provider, target) {
         (Some(sign_out), target) => {
             if let (Some(target), false) = (target, sign_out.returns_to_target) {
                 cookies.extend(remember(call, target));
@@ -155,7 +178,7 @@ async fn sign_out(call: &Call, signed: Option<&Verified>, target: Option<Url>) -
         (None, Some(target)) => String::from(target.clone()),
         (None, None) => path::SIGNED_OUT.to_owned(),
     };
-    Ok(with_cookies(redirect(&location), cookies))
+    with_cookies(redirect(&location), cookies)
 }
 
 /// `GET /.pomerium/signed_out`.

@@ -221,7 +221,8 @@ async fn s13_sign_out_leads_to_known_hosts_only() {
         ("https://evil.test/", "/.pomerium/signed_out"),
         ("//evil.test", "/.pomerium/signed_out"),
     ] {
-        let link = world.sign("/.pomerium/sign_out", &[(param::REDIRECT_URI, wanted)]);
+        let parameters = [(param::REDIRECT_URI, wanted), (param::SESSION_ID, "gone")];
+        let link = world.sign("/.pomerium/sign_out", &parameters);
         let answer = world.browser().get(&link).await;
         assert_eq!(answer.headers[header::LOCATION], location, "{wanted}");
     }
@@ -323,9 +324,19 @@ async fn s44_a_link_ends_no_session_of_somebody_else() {
     world.idp.set(|state| state.claims["sub"] = json!("ann"));
     let mut ann = world.browser();
     ann.sign_in(&world, APP).await;
-    // Eve's own sign-out link, opened in Ann's browser.
-    ann.get(&world.sign("/.pomerium/sign_out", &[(param::SESSION_ID, &eves.id)]))
-        .await;
+    // Links of Eve's, opened in Ann's browser: without a session, with a live one, with one that
+    // is gone. Ann is asked.
+    let named = [(param::SESSION_ID, eves.id.as_str())];
+    for parameters in [&[][..], &[(param::SESSION_ID, "")], &named, &named] {
+        let link = world.sign("/.pomerium/sign_out", parameters);
+        let answer = ann.get(&link).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        assert!(answer.body.contains("<form method=\"post\""));
+        assert_eq!(
+            ann.post(&link, &[]).await.status,
+            if parameters == named { 200 } else { 400 }
+        );
+    }
     let left = world.databroker.sessions().await;
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].user_id, "ann");

@@ -1,6 +1,7 @@
 //! `/.pomerium/sign_out` on a route's host: a person who means it is sent to authenticate by a
 //! signed link that names their session, and loses the cookie here. Anybody else gets a page that
-//! asks, so no other site can sign people out.
+//! asks, so no other site can sign people out. Who has no session here is sent to authenticate's
+//! own page, unsigned: what is left to end is there, and it asks as well.
 
 use askama::Template;
 use base64::Engine as _;
@@ -42,19 +43,24 @@ pub(super) async fn answer(
 ) -> Result<Response<Body>, Stop> {
     let query = request.target.query().unwrap_or_default();
     let mut wanted = value(query, param::REDIRECT_URI);
+    let Some(session) = session(snapshot, headers) else {
+        let target = target(snapshot, wanted.as_deref());
+        let elsewhere = at_authenticate(snapshot, None, target.as_deref());
+        return redirect(StatusCode::FOUND, elsewhere.as_str());
+    };
+    let right = token(snapshot, headers)?;
     let mut meant = false;
     if request.method == Method::POST {
         let form = form(headers, body).await?;
         wanted = value(&form, param::REDIRECT_URI).or(wanted);
         let shown = value(&form, TOKEN).unwrap_or_default();
-        let right = token(snapshot, headers)?;
         meant = crypto::equal(shown.as_bytes(), right.as_bytes())
-            || is_same_origin(headers, request.target.authority.text());
+            && is_not_from_elsewhere(headers, request.target.authority.text());
     }
     let target = target(snapshot, wanted.as_deref());
     if !meant {
         let content = Page {
-            token: &token(snapshot, headers)?,
+            token: &right,
             redirect_uri: wanted.as_deref().filter(|_| target.is_some()),
         };
         let page = page::respond(
@@ -68,19 +74,7 @@ pub(super) async fn answer(
     }
     let config = &snapshot.config;
     let now = Timestamp::now();
-    let mut url = config.urls.authenticate.clone();
-    url.set_path("/.pomerium/sign_out");
-    {
-        let mut pairs = url.query_pairs_mut();
-        pairs.clear();
-        if let Some(session) = session(snapshot, headers) {
-            pairs.append_pair(param::SESSION_ID, &session.id);
-            pairs.append_pair(param::IDP_ID, &session.idp_id);
-        }
-        if let Some(target) = &target {
-            pairs.append_pair(param::REDIRECT_URI, target);
-        }
-    }
+    let url = at_authenticate(snapshot, Some(&session), target.as_deref());
     let signed = signed_url::sign(snapshot.shared_secret()?, &url, now);
     let mut response = redirect(StatusCode::FOUND, signed.as_str())?;
     let host = request.target.authority.name();
@@ -92,6 +86,27 @@ pub(super) async fn answer(
         response.headers_mut().append(SET_COOKIE, cleared);
     }
     Ok(response)
+}
+
+/// Authenticate's side of it, not signed yet. Only a link that names a session may be.
+fn at_authenticate(
+    snapshot: &Snapshot,
+    session: Option<&Handle>,
+    target: Option<&str>,
+) -> url::Url {
+    let mut url = snapshot.config.urls.authenticate.clone();
+    url.set_path("/.pomerium/sign_out");
+    url.set_query(None);
+    if let Some(session) = session {
+        url.query_pairs_mut()
+            .append_pair(param::SESSION_ID, &session.id)
+            .append_pair(param::IDP_ID, &session.idp_id);
+    }
+    if let Some(target) = target {
+        url.query_pairs_mut()
+            .append_pair(param::REDIRECT_URI, target);
+    }
+    url
 }
 
 /// Removes the session cookie, wherever it may have been planted.
@@ -145,8 +160,15 @@ fn session(snapshot: &Snapshot, headers: &HeaderMap) -> Option<Handle> {
 }
 
 /// Known only to whoever can read a page of this host in this browser: keyed, over the session
-/// cookie that another site cannot see.
-pub(crate) fn token(snapshot: &Snapshot, headers: &HeaderMap) -> Result<String, Stop> {
+/// cookie that another site cannot see. Without a session it would be the same for everybody.
+pub(crate) fn form_token(snapshot: &Snapshot, headers: &HeaderMap) -> Result<Option<String>, Stop> {
+    match session(snapshot, headers) {
+        Some(_) => token(snapshot, headers).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn token(snapshot: &Snapshot, headers: &HeaderMap) -> Result<String, Stop> {
     let key = snapshot.shared_secret()?;
     let cookies: Vec<_> = cookie::values(headers, &snapshot.config.cookie.name).collect();
     Ok(token_of(key, &cookies.join(";")))
@@ -158,14 +180,16 @@ fn token_of(key: &SecretKey, cookies: &str) -> String {
     base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes.as_bytes())
 }
 
-/// The browser itself says that a page of this host sent the form.
-fn is_same_origin(headers: &HeaderMap, host: &str) -> bool {
+/// Whether the browser does not say that a page of another origin sent the form. Those that say
+/// nothing at all are old, or programs: there the token has to do.
+fn is_not_from_elsewhere(headers: &HeaderMap, host: &str) -> bool {
     if let Some(site) = headers.get("sec-fetch-site") {
         return site == "same-origin";
     }
-    let Some(origin) = headers.get(ORIGIN).and_then(|origin| origin.to_str().ok()) else {
-        return false;
+    let Some(origin) = headers.get(ORIGIN) else {
+        return true;
     };
+    let origin = origin.to_str().unwrap_or_default();
     origin
         .strip_prefix("https://")
         .is_some_and(|origin| origin.eq_ignore_ascii_case(host))
@@ -208,11 +232,12 @@ mod tests {
 
     #[test]
     fn s44_who_sent_the_form() {
-        let same =
-            |pairs: &[(&'static str, &'static str)]| is_same_origin(&headers(pairs), "a.test");
+        let same = |pairs: &[(&'static str, &'static str)]| {
+            is_not_from_elsewhere(&headers(pairs), "a.test")
+        };
         assert!(same(&[("sec-fetch-site", "same-origin")]));
         assert!(same(&[("origin", "https://a.test")]));
-        assert!(!same(&[]));
+        assert!(same(&[]), "the token decides");
         assert!(!same(&[("sec-fetch-site", "same-site")]));
         assert!(!same(&[
             ("sec-fetch-site", "cross-site"),

@@ -31,7 +31,8 @@ const ABOUT_THE_TOKEN: [&str; 5] = ["iss", "aud", "exp", "iat", "jti"];
 struct Page<'a> {
     person: Option<&'a Person>,
     /// Proves to sign-out that the form came from this page.
-    token: &'a str,
+    /// `None` where the session is not the cookie's: there is nothing to sign out of here.
+    token: Option<&'a str>,
     routes: bool,
 }
 
@@ -63,9 +64,10 @@ pub(super) async fn page(
         Some(_) => ("Your account", Forms::Some),
         None => ("Not signed in", Forms::None),
     };
+    let token = sign_out::form_token(snapshot, headers)?;
     let content = Page {
         person: person.as_ref(),
-        token: &sign_out::token(snapshot, headers)?,
+        token: token.as_deref(),
         routes: snapshot.config.flags.routes_portal,
     };
     let page = page::respond(&snapshot.look, StatusCode::OK, title, forms, &content);
@@ -190,7 +192,7 @@ mod tests {
         };
         let page = Page {
             person: Some(&person),
-            token: "t",
+            token: Some("t"),
             routes: true,
         };
         let html = page.render().unwrap();

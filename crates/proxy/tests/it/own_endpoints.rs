@@ -3,6 +3,8 @@
 use base64::Engine as _;
 use http::{Method, StatusCode};
 use postern_common::authz::{CheckSubject, DenyKind};
+use postern_common::crypto::handle::Handle;
+use postern_common::crypto::keys::SecretKey;
 use postern_common::lifecycle::DrainTiming;
 use serde_json::{Value, json};
 
@@ -13,6 +15,19 @@ use crate::support::upstream::Upstream;
 
 const HOST: &str = "app.corp.test";
 const ROUTES: &str = "routes:\n- {from: 'https://app.corp.test', to: 'http://127.0.0.1:1', name: app, description: The application}\n";
+
+fn key() -> SecretKey {
+    SecretKey::from_base64(crate::support::proxy::SHARED).unwrap()
+}
+
+fn handle() -> Handle {
+    Handle {
+        id: "session-1".into(),
+        subject: "ann".into(),
+        idp_id: "idp".into(),
+        ..Handle::default()
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn discovery_and_keys_are_for_everybody() {
@@ -60,7 +75,8 @@ async fn the_users_page_with_and_without_a_session() {
             .header("location"),
         "/.pomerium/"
     );
-    let page = get(&proxy, HOST, "/.pomerium/", &[]).await;
+    let cookie = format!("_pomerium={}", handle().encode(&key()));
+    let page = get(&proxy, HOST, "/.pomerium/", &[("cookie", &cookie)]).await;
     assert_eq!(page.status, StatusCode::OK);
     for text in ["ann@corp.test", "Ann", "eng", "s1", "Sign out"] {
         assert!(
@@ -130,15 +146,8 @@ async fn the_portal_lists_what_may_be_opened() {
 #[tokio::test(flavor = "multi_thread")]
 async fn c26_s44_only_who_means_it_signs_out() {
     let proxy = Proxy::start(ROUTES, Scripted::allowing()).await;
-    let handle = postern_common::crypto::handle::Handle {
-        id: "session-1".into(),
-        subject: "ann".into(),
-        idp_id: "idp".into(),
-        ..Default::default()
-    };
-    let key = postern_common::crypto::keys::SecretKey::from_base64(crate::support::proxy::SHARED)
-        .unwrap();
-    let cookie = format!("_pomerium={}", handle.encode(&key));
+    let key = key();
+    let cookie = format!("_pomerium={}", handle().encode(&key));
     let with_cookie = [
         ("cookie", cookie.as_str()),
         ("sec-fetch-site", "cross-site"),
@@ -166,8 +175,28 @@ async fn c26_s44_only_who_means_it_signs_out() {
         (forged.status, forged.header("set-cookie")),
         (StatusCode::OK, "")
     );
+    // Whatever it knows, the browser says that it comes from elsewhere.
+    let form = format!("token={token}");
+    for elsewhere in [
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-site", "same-site"),
+        ("origin", "https://evil.test"),
+        ("origin", "null"),
+    ] {
+        let headers = [("cookie", cookie.as_str()), elsewhere];
+        let forged = exchange(&proxy, HOST, post(form.clone(), &headers)).await;
+        assert_eq!(
+            (forged.status, forged.header("set-cookie")),
+            (StatusCode::OK, ""),
+            "{elsewhere:?}"
+        );
+    }
     // By our own page.
-    let meant = exchange(&proxy, HOST, post(format!("token={token}"), &with_cookie)).await;
+    let same = [
+        ("cookie", cookie.as_str()),
+        ("sec-fetch-site", "same-origin"),
+    ];
+    let meant = exchange(&proxy, HOST, post(form.clone(), &same)).await;
     assert_eq!(meant.status, StatusCode::FOUND);
     let location: url::Url = meant.header("location").parse().unwrap();
     assert_eq!(location.path(), "/.pomerium/sign_out");
@@ -177,17 +206,39 @@ async fn c26_s44_only_who_means_it_signs_out() {
             .unwrap();
     assert_eq!(verified.get("pomerium_session_id"), Some("session-1"));
     assert!(meant.header("set-cookie").starts_with("_pomerium=;"));
-    // By the browser's word that the form came from here.
-    let same = [
-        ("cookie", cookie.as_str()),
-        ("sec-fetch-site", "same-origin"),
-    ];
-    assert_eq!(
-        exchange(&proxy, HOST, post(String::new(), &same))
-            .await
-            .status,
-        StatusCode::FOUND
-    );
+    // The browser's word alone is not enough, and old browsers give none.
+    let unsaid = exchange(&proxy, HOST, post(String::new(), &same)).await;
+    assert_eq!(unsaid.status, StatusCode::OK);
+    let old = exchange(&proxy, HOST, post(form, &[("cookie", &cookie)])).await;
+    assert_eq!(old.status, StatusCode::FOUND);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s44_nothing_is_signed_or_cleared_without_a_session() {
+    let proxy = Proxy::start(ROUTES, Scripted::allowing()).await;
+    let target = "/.pomerium/sign_out?pomerium_redirect_uri=https%3A%2F%2Fapp.corp.test%2Fbye";
+    for method in [Method::GET, Method::POST] {
+        for headers in [
+            &[][..],
+            &[("sec-fetch-site", "same-origin")],
+            &[("cookie", "_pomerium=x")],
+        ] {
+            let asked = request(method.clone(), HOST, target, headers);
+            let answer = exchange(&proxy, HOST, asked).await;
+            assert_eq!(
+                (answer.status, answer.header("set-cookie")),
+                (StatusCode::FOUND, "")
+            );
+            // Authenticate asks, because the link is not signed.
+            assert_eq!(
+                answer.header("location"),
+                "https://auth.corp.test/.pomerium/sign_out?pomerium_redirect_uri=https%3A%2F%2Fapp.corp.test%2Fbye"
+            );
+        }
+    }
+    // Signed in some other way than by the cookie: no form, whose token would be everybody's.
+    let page = get(&proxy, HOST, "/.pomerium/", &[]).await;
+    assert!(page.body.contains("ann@corp.test") && !page.body.contains("name=\"token\""));
 }
 
 #[tokio::test(flavor = "multi_thread")]
