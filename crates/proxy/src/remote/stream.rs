@@ -159,7 +159,11 @@ impl Driver {
                 () = lifecycle.reached(Phase::Stopping) => return,
                 broken = self.converse(before) => broken,
             };
-            self.state.open.store(false, Ordering::Relaxed);
+            if self.state.open.swap(false, Ordering::Relaxed) {
+                // From here on changes are missed, so nothing that is open stands unless it is
+                // confirmed: by another stream, or by this one if it comes back soon enough.
+                let _ = self.revisits.send(Revisit::Everything);
+            }
             if self.waiting.is_closed() {
                 // Nobody can ask any more: the authorizer is gone.
                 return;

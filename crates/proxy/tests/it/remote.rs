@@ -31,6 +31,8 @@ use crate::support::{eventually, soon};
 struct Service {
     script: Arc<Scripted>,
     silent: Arc<AtomicBool>,
+    /// Takes no stream.
+    down: Arc<AtomicBool>,
     /// Only the first stream is.
     first_silent: Arc<AtomicBool>,
     streams: Arc<AtomicUsize>,
@@ -43,6 +45,7 @@ impl Service {
         Self {
             script,
             silent: Arc::default(),
+            down: Arc::default(),
             first_silent: Arc::default(),
             streams: Arc::default(),
             batches: Arc::default(),
@@ -60,6 +63,9 @@ impl Decisions for Service {
         &self,
         request: Request<Streaming<proto::QuestionBatch>>,
     ) -> Result<Response<Self::DecideStream>, Status> {
+        if self.down.load(Ordering::SeqCst) {
+            return Err(Status::unavailable("down"));
+        }
         let number = self.streams.fetch_add(1, Ordering::SeqCst);
         let this = self.clone();
         let mut cut = self.cut.subscribe();
@@ -196,6 +202,23 @@ async fn c02_a_broken_stream_is_opened_again_and_asked_again() {
     let decision = soon("a decision", asked).await.unwrap();
     assert!(matches!(decision, Ok(Decision::Allow(_))), "{decision:?}");
     // What changed meanwhile was missed, so everything open is asked about again.
+    assert_eq!(
+        soon("a revisit", revisits.recv()).await.unwrap(),
+        Revisit::Everything
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c66_a_break_is_told_while_authorize_stays_away() {
+    let service = Service::new(Scripted::allowing());
+    let (remote, _lifecycle) = remote(&service, "");
+    soon("a decision", remote.check(question("r")))
+        .await
+        .unwrap();
+    let mut revisits = remote.revisits();
+    service.down.store(true, Ordering::SeqCst);
+    service.cut.send(()).unwrap();
+    // Open requests have to find out that nothing vouches for them any more.
     assert_eq!(
         soon("a revisit", revisits.recv()).await.unwrap(),
         Revisit::Everything
