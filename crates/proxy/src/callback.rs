@@ -29,9 +29,15 @@ enum Kind<'a> {
     Program,
     /// A browser began here.
     Bound { value: &'a str, nonce: &'a str },
-    /// Pomerium's authorize, or a further host of `depends_on`: it names no beginning.
+    /// A further host of `depends_on`, after one that was bound.
+    Hop,
+    /// Pomerium's authorize: it names no beginning.
     Unbound,
 }
+
+/// Marks a link to a further host of `depends_on`. Only the callback of a bound host makes one,
+/// after it has seen that the browser is the one that began.
+const HOP: &str = "postern_hop";
 
 pub(crate) fn answer(
     snapshot: &Snapshot,
@@ -51,7 +57,7 @@ pub(crate) fn answer(
         .ok_or_else(|| broken_link("no target"))?;
     let allowed = match kind {
         Kind::Program => snapshot.redirect_targets.program(target),
-        Kind::Bound { .. } | Kind::Unbound => snapshot.redirect_targets.browser(target),
+        Kind::Bound { .. } | Kind::Hop | Kind::Unbound => snapshot.redirect_targets.browser(target),
     };
     let allowed = allowed.map_err(|error| broken_link(error.to_string()))?;
     let (token, handle) = session(snapshot, &verified)?;
@@ -60,7 +66,7 @@ pub(crate) fn answer(
         url.query_pairs_mut().append_pair(param::JWT, &token);
         return redirect(StatusCode::FOUND, url.as_str());
     }
-    let next = next_hop(snapshot, &verified, target, now)?;
+    let next = next_hop(snapshot, &verified, &kind, target, now)?;
     let mut response = redirect(
         StatusCode::FOUND,
         next.as_deref().unwrap_or(&allowed.location),
@@ -88,7 +94,7 @@ pub(crate) fn answer(
         response
             .headers_mut()
             .extend(counted.map(|cookie| (SET_COOKIE, cookie)));
-    } else if next.is_none() {
+    } else if !matches!(kind, Kind::Hop) {
         return Err(other_browser());
     }
     Ok(response)
@@ -97,6 +103,9 @@ pub(crate) fn answer(
 fn kind(verified: &Verified) -> Kind<'_> {
     if verified.get(param::PROGRAMMATIC) == Some("true") {
         return Kind::Program;
+    }
+    if verified.get(HOP).is_some() {
+        return Kind::Hop;
     }
     match (
         verified.get(param::BINDING),
@@ -112,7 +121,8 @@ fn kind(verified: &Verified) -> Kind<'_> {
 
 fn keeps_cookie(snapshot: &Snapshot, headers: &HeaderMap, kind: &Kind<'_>) -> bool {
     match kind {
-        Kind::Program => false,
+        // No sign-in began on that host in this browser.
+        Kind::Program | Kind::Hop => false,
         Kind::Unbound => snapshot.config.programs.unbound_callbacks == UnboundCallbacks::Accept,
         Kind::Bound { value, nonce } => {
             let name = binding::cookie_name(&snapshot.config.cookie.name);
@@ -149,6 +159,7 @@ fn session(snapshot: &Snapshot, verified: &Verified) -> Result<(String, Handle),
 fn next_hop(
     snapshot: &Snapshot,
     verified: &Verified,
+    kind: &Kind<'_>,
     target: &str,
     now: Timestamp,
 ) -> Result<Option<String>, Stop> {
@@ -175,11 +186,9 @@ fn next_hop(
         let sealed = verified.get(param::SESSION_ENCRYPTED).unwrap_or_default();
         pairs.append_pair(param::SESSION_ENCRYPTED, sealed);
         pairs.append_pair(param::REDIRECT_URI, target);
-        // Each hop has the binding of the browser's first step there, if it had one.
-        for name in [param::BINDING, param::BINDING_NONCE] {
-            if let Some(value) = verified.get(name) {
-                pairs.append_pair(name, value);
-            }
+        // The binding stays behind: its cookie is of this host only.
+        if matches!(kind, Kind::Bound { .. } | Kind::Hop) {
+            pairs.append_pair(HOP, "true");
         }
     }
     Ok(Some(

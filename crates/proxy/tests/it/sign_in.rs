@@ -13,7 +13,7 @@ use crate::support::client::{Answer, get};
 use crate::support::proxy::{Proxy, SHARED};
 
 const HOST: &str = "app.corp.test";
-const ROUTES: &str = "routes:\n- {from: 'https://app.corp.test', to: 'http://127.0.0.1:1'}\n- {from: 'https://b.corp.test', to: 'http://127.0.0.1:1'}\n";
+const ROUTES: &str = "routes:\n- {from: 'https://app.corp.test', to: 'http://127.0.0.1:1'}\n- {from: 'https://b.corp.test', to: 'http://127.0.0.1:1'}\n- {from: 'https://c.corp.test', to: 'http://127.0.0.1:1'}\n";
 
 fn key() -> SecretKey {
     SecretKey::from_base64(SHARED).unwrap()
@@ -237,7 +237,7 @@ async fn depends_on_goes_from_host_to_host() {
     let proxy = proxy().await;
     let (binding, sealed) = (bound(), sealed(&handle(Some(Purpose::Browser), HOST)));
     let pairs = [
-        ("pomerium_additional_hosts", "b.corp.test"),
+        ("pomerium_additional_hosts", "b.corp.test,c.corp.test"),
         ("pomerium_binding", binding.value.as_str()),
         ("pomerium_binding_nonce", binding.nonce.as_str()),
         ("pomerium_redirect_uri", "https://app.corp.test/x"),
@@ -248,10 +248,28 @@ async fn depends_on_goes_from_host_to_host() {
     assert!(session_cookie(&answer).is_some());
     let next: Url = answer.header("location").parse().unwrap();
     assert_eq!(next.host_str(), Some("b.corp.test"));
-    // The browser did not begin there: no cookie, and on to the target only by a link of its own.
+    // The browser did not begin there: no cookie, and on to the next host, and to the target.
     let hop = format!("{}?{}", next.path(), next.query().unwrap());
     let answer = get(&proxy, "b.corp.test", &hop, &[]).await;
-    assert_eq!(session_cookie(&answer), None);
+    assert_eq!(
+        (answer.status, session_cookie(&answer)),
+        (StatusCode::FOUND, None)
+    );
+    let next: Url = answer.header("location").parse().unwrap();
+    assert_eq!(next.host_str(), Some("c.corp.test"));
+    let hop = format!("{}?{}", next.path(), next.query().unwrap());
+    let answer = get(&proxy, "c.corp.test", &hop, &[]).await;
+    assert_eq!(
+        (answer.status, session_cookie(&answer)),
+        (StatusCode::FOUND, None)
+    );
+    assert_eq!(answer.header("location"), "https://app.corp.test/x");
+    // s11: the first host refuses another browser, however many hosts follow.
+    let answer = get(&proxy, HOST, &target, &[]).await;
+    assert_eq!(
+        (answer.status, session_cookie(&answer)),
+        (StatusCode::BAD_REQUEST, None)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

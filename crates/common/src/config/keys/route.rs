@@ -237,7 +237,8 @@ pub const ROUTE: &[Key] = &[
         "",
         P1,
         Works,
-        "more hosts to sign in to at once",
+        "more hosts to visit after a sign-in; they get no session yet, so each asks once when it is \
+         first opened (without asking for the password again)",
     ),
     // Time and upgrades
     key(
