@@ -20,6 +20,7 @@ use crate::core::Core;
 use crate::open::{Entry, Open};
 use crate::refuse::Stop;
 use crate::request::Request;
+use crate::revisit;
 use crate::sign_in_loop;
 use crate::snapshot::{AuthenticateWay, Prepared, Snapshot};
 
@@ -161,7 +162,7 @@ pub(crate) async fn identify(
 
 /// The decision about an open request, or the answer that it gets instead.
 async fn decide(
-    core: &Core,
+    core: &Rc<Core>,
     entry: &Rc<Entry>,
     route: Option<&Arc<Route>>,
 ) -> Result<Box<Allow>, Stop> {
@@ -177,6 +178,10 @@ async fn decide(
                     continue;
                 }
                 entry.allowed(&allow);
+                if entry.has_changed() {
+                    // It may pass, but not unwatched: what changed has not been answered for.
+                    revisit::ask_again(core, vec![Rc::clone(entry)]);
+                }
                 metrics.allowed.inc();
                 return Ok(allow);
             }
@@ -194,7 +199,7 @@ async fn decide(
 }
 
 /// 503: whatever went wrong, it is never "signed out", and it is never "come in".
-fn undecided(error: &AuthorizeError) -> Stop {
+pub(crate) fn undecided(error: &AuthorizeError) -> Stop {
     Stop::new(
         StatusCode::SERVICE_UNAVAILABLE,
         "ext_authz_error",

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_common::authz::{CheckRequest, CheckSubject, Decision, Revisit};
+use postern_common::authz::{Allow, AuthorizeError, CheckRequest, CheckSubject, Decision, Revisit};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{interval, sleep};
 
@@ -74,7 +74,7 @@ fn follow_routes(core: &Rc<Core>) {
 }
 
 /// Asks in the background, at most so many a second.
-fn ask_again(core: &Rc<Core>, mut entries: Vec<Rc<Entry>>) {
+pub(crate) fn ask_again(core: &Rc<Core>, mut entries: Vec<Rc<Entry>>) {
     if entries.is_empty() {
         return;
     }
@@ -102,25 +102,85 @@ async fn verify(core: Rc<Core>, entry: Rc<Entry>) {
     let mut pause = Duration::from_millis(100);
     while entry.closed().is_none() && Rc::strong_count(&entry) > 1 {
         entry.asking();
-        match core.shared.authorizer.check(entry.question()).await {
-            Ok(Decision::Allow(_)) if entry.has_changed() => {}
-            Ok(Decision::Allow(allow)) => {
-                let now = Timestamp::now();
-                // An answer that has run out already would be asked for again and again.
-                if allow.valid_until.is_some_and(|until| until <= now) {
-                    return entry.close(Closed::Withdrawn);
-                }
-                return entry.allowed(&allow);
-            }
-            Ok(Decision::Deny(_)) => return entry.close(Closed::Withdrawn),
-            Err(error) => {
-                if since.elapsed() >= limits::MAX_UNVERIFIED {
+        let answer = core.shared.authorizer.check(entry.question()).await;
+        match next(
+            &answer,
+            entry.has_changed(),
+            since.elapsed(),
+            Timestamp::now(),
+        ) {
+            Next::Stands(allow) => return entry.allowed(allow),
+            Next::Close(why) => {
+                if let Err(error) = answer {
                     tracing::warn!(%error, "an open request could not be verified and is closed");
-                    return entry.close(Closed::Unverified);
                 }
+                return entry.close(why);
             }
+            Next::AskAgain => {}
         }
         sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(2));
+    }
+}
+
+/// What an answer about an open request comes to.
+#[derive(Debug)]
+enum Next<'a> {
+    Stands(&'a Allow),
+    Close(Closed),
+    AskAgain,
+}
+
+/// Only an answer that nothing has overtaken settles it, and it has to come in time.
+fn next(
+    answer: &Result<Decision, AuthorizeError>,
+    changed: bool,
+    unverified: Duration,
+    now: Timestamp,
+) -> Next<'_> {
+    match answer {
+        Ok(Decision::Deny(_)) => Next::Close(Closed::Withdrawn),
+        // An answer that has run out already would be asked for again and again.
+        Ok(Decision::Allow(allow)) if allow.valid_until.is_some_and(|until| until <= now) => {
+            Next::Close(Closed::Withdrawn)
+        }
+        Ok(Decision::Allow(allow)) if !changed => Next::Stands(allow),
+        Ok(Decision::Allow(_)) | Err(_) if unverified >= limits::MAX_UNVERIFIED => {
+            Next::Close(Closed::Unverified)
+        }
+        Ok(Decision::Allow(_)) | Err(_) => Next::AskAgain,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s09_doubt_ends_in_time() {
+        let (now, late) = (Timestamp::now(), limits::MAX_UNVERIFIED);
+        let early = Duration::from_secs(1);
+        let allow = Ok(Decision::Allow(Box::default()));
+        let error = Err(AuthorizeError::Unreachable {
+            reason: "x".to_owned(),
+        });
+        assert!(matches!(next(&allow, false, early, now), Next::Stands(_)));
+        assert!(matches!(next(&allow, false, late, now), Next::Stands(_)));
+        for doubtful in [(&allow, true), (&error, false), (&error, true)] {
+            let (answer, changed) = doubtful;
+            assert!(matches!(next(answer, changed, early, now), Next::AskAgain));
+            assert!(matches!(
+                next(answer, changed, late, now),
+                Next::Close(Closed::Unverified)
+            ));
+        }
+        let past = Ok(Decision::Allow(Box::new(Allow {
+            valid_until: Some(now),
+            ..Allow::default()
+        })));
+        assert!(matches!(
+            next(&past, false, early, now),
+            Next::Close(Closed::Withdrawn)
+        ));
     }
 }

@@ -789,3 +789,52 @@ async fn many_at_once_are_all_answered_and_nothing_is_left() {
         .await;
     }
 }
+
+/// Each answer is overtaken by a change while it is on its way, four times.
+struct Overtaken {
+    asked: std::sync::atomic::AtomicUsize,
+    revisits: tokio::sync::broadcast::Sender<postern_common::authz::Revisit>,
+}
+
+impl postern_common::authz::Authorizer for Overtaken {
+    fn check(
+        &self,
+        _: std::sync::Arc<postern_common::authz::CheckRequest>,
+    ) -> futures::future::BoxFuture<'_, crate::support::authorizer::Answer> {
+        use crate::support::authorizer::{allow, deny};
+        use postern_common::authz::{DenyKind, Revisit};
+        Box::pin(async {
+            if self.asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst) >= 3 {
+                return Ok(deny(DenyKind::Forbidden));
+            }
+            let _ = self.revisits.send(Revisit::Session("s1".to_owned()));
+            // The cores hear of it before they get the answer.
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            Ok(allow("s1", &[]))
+        })
+    }
+
+    fn revisits(&self) -> tokio::sync::broadcast::Receiver<postern_common::authz::Revisit> {
+        self.revisits.subscribe()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s09_an_overtaken_answer_is_looked_at_again() {
+    let upstream = Upstream::http().await;
+    let routes = format!(
+        "routes:\n- {{from: 'https://app.corp.test', to: '{}', timeout: 0s}}\n",
+        upstream.url()
+    );
+    let authorizer = std::sync::Arc::new(Overtaken {
+        asked: 0.into(),
+        revisits: tokio::sync::broadcast::channel(64).0,
+    });
+    let proxy = Proxy::start(&routes, authorizer.clone()).await;
+    let mut client = crate::support::client::Http1::open(&proxy, "app.corp.test").await;
+    let ticks = crate::support::client::request(http::Method::GET, "app.corp.test", "/ticks", &[]);
+    let response = client.send(ticks).await.unwrap();
+    assert_eq!(response.status(), http::StatusCode::OK);
+    let end = crate::support::client::read(response).await;
+    assert!(end.is_err(), "the answer is broken off: {end:?}");
+}
