@@ -2,13 +2,14 @@
 //!
 //! Nothing is estimated: authorize is asked about each route as if the person opened it.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use askama::Template;
 use futures::StreamExt as _;
 use http::{HeaderMap, Method, Response, StatusCode};
-use postern_common::authz::{CheckRequest, CheckSubject, Decision};
+use postern_common::authz::{AuthorizeError, CheckRequest, CheckSubject, Decision};
 use postern_common::config::{FromScheme, PathMatcher, Route};
 use postern_common::web::page::{self, Forms};
 use serde::Serialize;
@@ -96,21 +97,32 @@ async fn portal(
     // Refused, or sent to sign in, without a session.
     permit::identify(core, request, headers).await?;
     let routes = snapshot.routes.routes().iter().take(ROUTES).cloned();
-    let routes = futures::stream::iter(routes)
-        .map(|route| async move {
-            let allowed = may_open(core, request, headers, &route).await;
-            (route, allowed)
-        })
-        .buffered(AT_ONCE)
-        .filter_map(|(route, allowed)| async move { allowed.then(|| entry(&route)) })
-        .collect()
-        .await;
+    let mut asked = pin!(
+        futures::stream::iter(routes)
+            .map(|route| async move {
+                let allowed = may_open(core, request, headers, &route).await;
+                (route, allowed)
+            })
+            .buffered(AT_ONCE)
+    );
+    let mut routes = Vec::new();
+    while let Some((route, allowed)) = asked.next().await {
+        // Not to know is no "no": a page with less on it would be a wrong answer.
+        if allowed.map_err(|error| permit::undecided(&error))? {
+            routes.push(entry(&route));
+        }
+    }
     Ok(Portal { routes })
 }
 
 /// The handle in the cookie is good for the host it came to, so the question keeps this host and
 /// names the other route.
-async fn may_open(core: &Core, request: &Request, headers: &HeaderMap, route: &Route) -> bool {
+async fn may_open(
+    core: &Core,
+    request: &Request,
+    headers: &HeaderMap,
+    route: &Route,
+) -> Result<bool, AuthorizeError> {
     let subject = CheckSubject::Route {
         id: route.id.clone(),
         checksum: route.checksum,
@@ -125,8 +137,8 @@ async fn may_open(core: &Core, request: &Request, headers: &HeaderMap, route: &R
         query: None,
         ..request.question(subject, headers.clone())
     };
-    let decision = core.shared.authorizer.check(Arc::new(question)).await;
-    matches!(decision, Ok(Decision::Allow(_)))
+    let decision = core.shared.authorizer.check(Arc::new(question)).await?;
+    Ok(matches!(decision, Decision::Allow(_)))
 }
 
 fn entry(route: &Route) -> Entry {

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use http::{Method, StatusCode};
-use postern_common::authz::{CheckSubject, DenyKind};
+use postern_common::authz::{AuthorizeError, CheckSubject, DenyKind};
 use postern_common::crypto::handle::Handle;
 use postern_common::crypto::keys::SecretKey;
 use postern_common::lifecycle::DrainTiming;
@@ -133,7 +133,7 @@ async fn the_portal_lists_what_may_be_opened() {
         CheckSubject::Route { id, .. } if *id != first => Ok(deny(DenyKind::Forbidden)),
         _ => Ok(allow("s1", &[])),
     });
-    let proxy = Proxy::start(&routes, authorizer).await;
+    let proxy = Proxy::start(&routes, authorizer.clone()).await;
     let listed = get(&proxy, HOST, "/.pomerium/api/v1/routes", &[]).await;
     let listed: Value = serde_json::from_str(&listed.body).unwrap();
     assert_eq!(listed["routes"].as_array().unwrap().len(), 1);
@@ -141,6 +141,17 @@ async fn the_portal_lists_what_may_be_opened() {
     assert_eq!(listed["routes"][0]["name"], "app");
     let page = get(&proxy, HOST, "/.pomerium/routes", &[]).await;
     assert!(page.body.contains("The application"), "{}", page.body);
+
+    authorizer.now(|request| match &request.subject {
+        CheckSubject::Route { .. } => Err(AuthorizeError::Unreachable {
+            reason: "gone".to_owned(),
+        }),
+        CheckSubject::OwnEndpoint => Ok(allow("s1", &[])),
+    });
+    for path in ["/.pomerium/routes", "/.pomerium/api/v1/routes"] {
+        let answer = get(&proxy, HOST, path, &[]).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
