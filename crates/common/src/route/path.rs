@@ -52,7 +52,12 @@ pub fn normalize_path(path: &str, rules: PathNormalization) -> Result<Cow<'_, st
         path
     };
     if slashes && rules.escaped_slashes == EscapedSlashes::UnescapeAndRedirect {
-        return Err(PathError::RedirectTo(path));
+        // A browser reads `//evil.test` in a `Location` as another host, and `merge_slashes` may
+        // be off.
+        return Err(PathError::RedirectTo(format!(
+            "/{}",
+            path.trim_start_matches('/')
+        )));
     }
     Ok(Cow::Owned(path))
 }
@@ -316,6 +321,29 @@ mod tests {
             normalize_path(path, with(EscapedSlashes::UnescapeAndRedirect)),
             Err(PathError::RedirectTo("/a/b/d".to_owned()))
         );
+    }
+
+    #[test]
+    fn s13_no_redirect_leads_to_another_host() {
+        for merge_slashes in [true, false] {
+            let rules = PathNormalization {
+                merge_slashes,
+                escaped_slashes: EscapedSlashes::UnescapeAndRedirect,
+                ..RULES
+            };
+            for path in [
+                "/%2fevil.test",
+                "/%2F%2fevil.test",
+                "/%5cevil.test",
+                "//evil.test%2f..",
+                "/a/..//%2fevil.test",
+            ] {
+                let Err(PathError::RedirectTo(to)) = normalize_path(path, rules) else {
+                    panic!("{path} is redirected");
+                };
+                assert!(to.starts_with('/') && !to.starts_with("//"), "{path}: {to}");
+            }
+        }
     }
 
     #[test]
