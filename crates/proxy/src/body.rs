@@ -326,10 +326,9 @@ impl Body {
             (BodyError::TimedOut(which), true) => {
                 Poll::Ready(Some(Ok(Frame::trailers(grpc_trailers(4, which.key())))))
             }
-            (BodyError::Closed(_), true) => Poll::Ready(Some(Ok(Frame::trailers(grpc_trailers(
-                16,
-                "access was withdrawn",
-            ))))),
+            (BodyError::Closed(why), true) => Poll::Ready(Some(Ok(Frame::trailers(
+                grpc_trailers(why.grpc(), why.text()),
+            )))),
             _ => Poll::Ready(Some(Err(error))),
         }
     }

@@ -64,6 +64,26 @@ impl Closed {
             Self::Draining => "draining",
         }
     }
+
+    /// Whether the person may no longer, which asking again does not change. Else we cannot.
+    pub(crate) fn is_refusal(self) -> bool {
+        self == Self::Withdrawn
+    }
+
+    /// `grpc-status` that goes with it.
+    pub(crate) fn grpc(self) -> u8 {
+        if self.is_refusal() { 7 } else { 14 }
+    }
+
+    /// For the client.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Withdrawn => "Access was withdrawn while the request was under way.",
+            Self::Unverified => "Whether access still stands could not be found out in time.",
+            Self::RouteRemoved => "This address was taken away while the request was under way.",
+            Self::Draining => "This server ends. Please try again.",
+        }
+    }
 }
 
 impl Registry {
@@ -277,6 +297,18 @@ pub(crate) mod tests {
         assert!(open.entry().has_changed());
         open.entry().asking();
         assert!(!open.entry().has_changed());
+    }
+
+    #[test]
+    fn s09_who_may_no_longer_is_not_told_to_try_again() {
+        for (why, grpc) in [
+            (Closed::Withdrawn, 7),
+            (Closed::Unverified, 14),
+            (Closed::RouteRemoved, 14),
+            (Closed::Draining, 14),
+        ] {
+            assert_eq!((why.grpc(), why.is_refusal()), (grpc, grpc == 7), "{why:?}");
+        }
     }
 
     #[test]

@@ -47,8 +47,12 @@ pub(super) fn of_request(failure: RequestFailure) -> Stop {
 }
 
 pub(super) fn withdrawn(why: Closed) -> Stop {
-    let text = "Access was withdrawn while the request was under way.";
-    Stop::new(StatusCode::SERVICE_UNAVAILABLE, why.as_str(), text).grpc(14)
+    let status = if why.is_refusal() {
+        StatusCode::FORBIDDEN
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    Stop::new(status, why.as_str(), why.text()).grpc(why.grpc())
 }
 
 /// The upstream took the request and gave no answer that could be read.
