@@ -29,7 +29,7 @@ pub(crate) struct Activity {
     idle_since: AtomicU64,
     /// 0: no head is being read.
     head_since: AtomicU64,
-    /// HTTP/2 carries more than requests: there, only the preface counts as a head.
+    /// HTTP/2 carries more than requests: there, only the time to the first request counts.
     heads: bool,
 }
 
@@ -48,9 +48,10 @@ impl Activity {
             active: AtomicU32::new(0),
             requests: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
-            // A new connection owes us a head from its first moment in HTTP/1.1 and HTTP/2 alike,
-            // but browsers open spare ones: for HTTP/1.1 the clock starts with the first byte.
-            head_since: AtomicU64::new(0),
+            // Browsers open spare connections: for HTTP/1.1 the clock of the first head starts
+            // with its first byte. For HTTP/2 nobody can tell the bytes of a head from those of
+            // the preface and of settings, so it runs from the beginning.
+            head_since: AtomicU64::new(u64::from(http2)),
             heads: !http2,
         }
     }
@@ -198,6 +199,22 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test]
+    async fn s30_http2_owes_its_first_request() {
+        let (idle, activity) = (Duration::from_secs(300), Arc::new(Activity::new(true)));
+        let left = |activity: &Activity| {
+            let (at, kind) = activity.deadline(idle);
+            (at.saturating_duration_since(Instant::now()), kind)
+        };
+        let (wait, kind) = left(&activity);
+        let about = limits::HEAD + Duration::from_secs(1);
+        assert!(wait <= about && kind == Silence::Head, "{wait:?}");
+        drop(activity.request());
+        activity.bytes_arrived();
+        let (wait, kind) = left(&activity);
+        assert!(wait > about && kind == Silence::Idle, "{wait:?}");
+    }
 
     #[tokio::test]
     async fn s30_heads_and_idle_times_are_told_apart() {
