@@ -4,6 +4,7 @@
 //! that the upstream got. The client's own stand in `original-host` and `original-path`.
 
 mod fields;
+mod redact;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ pub(crate) struct Record {
     user_agent: Option<HeaderValue>,
     referer: Option<HeaderValue>,
     forwarded_for: Option<HeaderValue>,
-    headers: Vec<(String, HeaderValue)>,
+    headers: Vec<(String, String)>,
     ip: Option<std::net::IpAddr>,
     client_certificate: Option<Arc<postern_common::authz::ClientCertificate>>,
     status: Option<StatusCode>,
@@ -60,7 +61,10 @@ impl Record {
         metrics.request_began();
         let wanted = fields.wanted_headers();
         let wanted = wanted
-            .filter_map(|(written, name)| Some((written.clone(), headers.get(name)?.clone())))
+            .filter_map(|(written, name)| {
+                let value = headers.get(name)?;
+                Some((written.clone(), redact::header(name, value.as_bytes())))
+            })
             .collect();
         Self {
             id,
@@ -198,7 +202,10 @@ impl Record {
                 Some(_) | None => Value::from(0),
             },
             Field::ResponseCodeDetails => Value::from(self.details),
-            Field::Query => Value::from(self.query.as_deref().unwrap_or_default()),
+            Field::Query => {
+                let query = self.query.as_deref().unwrap_or_default();
+                Value::from(redact::query(query))
+            }
             Field::Ip => Value::from(self.ip.map(|ip| ip.to_string()).unwrap_or_default()),
             Field::ClientCertificate => self
                 .client_certificate
@@ -241,10 +248,7 @@ impl Record {
                 let all: Map<String, Value> = self
                     .headers
                     .iter()
-                    .map(|(name, value)| {
-                        let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
-                        (name.clone(), Value::from(text))
-                    })
+                    .map(|(name, value)| (name.clone(), Value::from(&**value)))
                     .collect();
                 add("headers", &Value::Object(all));
             }
