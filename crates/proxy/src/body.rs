@@ -15,6 +15,7 @@ use postern_common::lifecycle::Busy;
 
 use crate::access_log::Record;
 use crate::alarm::Alarm;
+use crate::connection::Client;
 use crate::forward::exchange::{Progress, TimedOut, Timeouts};
 use crate::forward::headers::is_hop_by_hop;
 use crate::guarded::Active;
@@ -58,7 +59,10 @@ pub(crate) struct Exchange {
 #[derive(Debug)]
 pub(crate) struct Life {
     pub record: Record,
-    pub _active: Active,
+    pub active: Active,
+    /// Keeps the connection's place among those that clients may have, also when it has become a
+    /// tunnel.
+    pub _client: Rc<Client>,
     pub _busy: Busy,
 }
 
@@ -154,7 +158,11 @@ impl Body {
             // hyper does not ask for a body that has none.
             life.record.complete();
         }
-        self.watch.get_or_insert_default().life = Some(life);
+        let watch = self.watch.get_or_insert_default();
+        if let Some(open) = &watch.open {
+            open.entry().answers_on(life.active.activity());
+        }
+        watch.life = Some(life);
         self
     }
 

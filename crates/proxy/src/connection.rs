@@ -24,6 +24,7 @@ use crate::alarm::Alarm;
 use crate::core::{Core, LocalExecutor};
 use crate::guarded::{Activity, Guarded, Silence};
 use crate::limits;
+use crate::listener::Place;
 use crate::proxy_protocol;
 use crate::serve::serve;
 
@@ -38,6 +39,8 @@ pub(crate) struct Client {
     pub sni: Option<Box<str>>,
     pub certificate: Option<Arc<ClientCertificate>>,
     pub activity: Arc<Activity>,
+    /// Held by every request, and by what a request has become.
+    pub _place: Place,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +50,7 @@ enum Protocol {
 }
 
 /// Serves one accepted connection to its end.
-pub(crate) async fn run(core: Rc<Core>, mut stream: TcpStream, mut peer: SocketAddr) {
+pub(crate) async fn run(core: Rc<Core>, mut stream: TcpStream, mut peer: SocketAddr, place: Place) {
     let snapshot = core.snapshot();
     if snapshot.config.listen.proxy_protocol == ProxyProtocol::Required {
         match timeout(limits::TLS_HANDSHAKE, proxy_protocol::read(&mut stream)).await {
@@ -57,13 +60,13 @@ pub(crate) async fn run(core: Rc<Core>, mut stream: TcpStream, mut peer: SocketA
         }
     }
     let Some(tls) = snapshot.tls.clone() else {
-        return clear_text(core, stream, peer, snapshot.config.http.codec).await;
+        return clear_text(core, stream, peer, place, snapshot.config.http.codec).await;
     };
     drop(snapshot);
     let acceptor = TlsAcceptor::from(Arc::clone(&tls.server));
     let handshake = Box::pin(acceptor.accept(stream));
     match timeout(limits::TLS_HANDSHAKE, handshake).await {
-        Ok(Ok(stream)) => over_tls(core, stream, peer).await,
+        Ok(Ok(stream)) => over_tls(core, stream, peer, place).await,
         Ok(Err(error)) => {
             core.shared.metrics.tls_failed.inc();
             tracing::debug!(%peer, %error, "TLS handshake failed");
@@ -75,7 +78,7 @@ pub(crate) async fn run(core: Rc<Core>, mut stream: TcpStream, mut peer: SocketA
     }
 }
 
-async fn over_tls(core: Rc<Core>, stream: TlsStream<TcpStream>, peer: SocketAddr) {
+async fn over_tls(core: Rc<Core>, stream: TlsStream<TcpStream>, peer: SocketAddr, place: Place) {
     let (_, session) = stream.get_ref();
     let protocol = match session.alpn_protocol() {
         Some(b"h2") => Protocol::Http2,
@@ -92,13 +95,20 @@ async fn over_tls(core: Rc<Core>, stream: TlsStream<TcpStream>, peer: SocketAddr
         sni: session.server_name().map(Into::into),
         certificate,
         activity,
+        _place: place,
     };
     core.shared.metrics.tls_active.inc();
     http(&core, stream, Bytes::new(), client, protocol).await;
     core.shared.metrics.tls_active.dec();
 }
 
-async fn clear_text(core: Rc<Core>, mut stream: TcpStream, peer: SocketAddr, codec: Codec) {
+async fn clear_text(
+    core: Rc<Core>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    place: Place,
+    codec: Codec,
+) {
     let (first, protocol) = match codec {
         Codec::Http1 => (Bytes::new(), Protocol::Http1),
         Codec::Http2 => (Bytes::new(), Protocol::Http2),
@@ -114,6 +124,7 @@ async fn clear_text(core: Rc<Core>, mut stream: TcpStream, peer: SocketAddr, cod
         sni: None,
         certificate: None,
         activity,
+        _place: place,
     };
     http(&core, stream, first, client, protocol).await;
 }
@@ -251,11 +262,13 @@ async fn drive(
             if moved.as_mut().poll(cx).is_ready() || must_drain(core.phase(), activity, draining) {
                 return Poll::Ready(None);
             }
+            activity.watch(cx);
             let (at, silence) = match told {
-                None => activity.deadline(idle),
-                Some(told) => (told + limits::GOODBYE, Silence::Idle),
+                Some(told) if !activity.is_active() => (told + limits::GOODBYE, Silence::Idle),
+                _ => activity.deadline(idle),
             };
-            if alarm.poll(cx, at).is_ready() && !activity.is_active() {
+            let waits = activity.is_active() && !silence.ends_requests();
+            if alarm.poll(cx, at).is_ready() && !waits {
                 return Poll::Ready(Some(Ended::Silent(silence)));
             }
             Poll::Pending

@@ -1,8 +1,11 @@
-//! The reading side of a client's connection, watched.
+//! A client's connection, watched.
 //!
 //! hyper has one timer for the head of a request, and it runs between requests too, so a short
 //! limit for slow heads would cut idle connections. Here the two are told apart by who reads what:
 //! the first byte after an idle time starts the clock of a head, the request it becomes stops it.
+//!
+//! A client that does not read what it asked for is noticed here as well: nobody polls its answer,
+//! so nothing in the answer can end it.
 
 use std::io;
 use std::pin::Pin;
@@ -12,6 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
+use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
@@ -29,6 +33,13 @@ pub(crate) struct Activity {
     idle_since: AtomicU64,
     /// 0: no head is being read.
     head_since: AtomicU64,
+    /// The client has taken nothing of what waits to be written since then; 0: nothing waits.
+    unread_since: AtomicU64,
+    /// Answers that were told to end, and have not.
+    withdrawn: AtomicU32,
+    withdrawn_since: AtomicU64,
+    /// Of the task that watches the deadline.
+    watcher: AtomicWaker,
     /// HTTP/2 carries more than requests: there, only the time to the first request counts.
     heads: bool,
 }
@@ -38,6 +49,17 @@ pub(crate) struct Activity {
 pub(crate) enum Silence {
     Head,
     Idle,
+    /// The client takes nothing of what is written.
+    Unread,
+    /// An answer that must end cannot, because the client does not take it.
+    Withdrawn,
+}
+
+impl Silence {
+    /// Whether requests that run are no reason to wait.
+    pub(crate) fn ends_requests(self) -> bool {
+        matches!(self, Self::Unread | Self::Withdrawn)
+    }
 }
 
 impl Activity {
@@ -52,8 +74,38 @@ impl Activity {
             // with its first byte. For HTTP/2 nobody can tell the bytes of a head from those of
             // the preface and of settings, so it runs from the beginning.
             head_since: AtomicU64::new(u64::from(http2)),
+            unread_since: AtomicU64::new(0),
+            withdrawn: AtomicU32::new(0),
+            withdrawn_since: AtomicU64::new(0),
+            watcher: AtomicWaker::new(),
             heads: !http2,
         }
+    }
+
+    /// The task that watches the deadline is woken when it comes nearer.
+    pub(crate) fn watch(&self, cx: &Context<'_>) {
+        self.watcher.register(cx.waker());
+    }
+
+    fn wrote(&self, taken: bool) {
+        if taken {
+            self.unread_since.store(0, Ordering::Relaxed);
+        } else if self.unread_since.load(Ordering::Relaxed) == 0 {
+            self.unread_since.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// An answer on this connection must end.
+    pub(crate) fn withdraw(&self) {
+        if self.withdrawn.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.withdrawn_since.store(self.now(), Ordering::Relaxed);
+        }
+        self.watcher.wake();
+    }
+
+    /// It has ended.
+    pub(crate) fn withdrawal_done(&self) {
+        self.withdrawn.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn now(&self) -> u64 {
@@ -96,6 +148,14 @@ impl Activity {
     /// When silence becomes too long, and of which kind it is.
     pub(crate) fn deadline(&self, idle: Duration) -> (Instant, Silence) {
         let at = |ms: u64| self.epoch + Duration::from_millis(ms);
+        if self.withdrawn.load(Ordering::Relaxed) > 0 {
+            let since = self.withdrawn_since.load(Ordering::Relaxed);
+            return (at(since) + limits::GOODBYE, Silence::Withdrawn);
+        }
+        let unread = self.unread_since.load(Ordering::Relaxed);
+        if unread != 0 {
+            return (at(unread) + idle, Silence::Unread);
+        }
         if self.is_active() {
             return (Instant::now() + idle, Silence::Idle);
         }
@@ -113,6 +173,13 @@ impl Activity {
 #[derive(Debug)]
 pub(crate) struct Active {
     activity: Arc<Activity>,
+}
+
+impl Active {
+    /// The connection that it is on.
+    pub(crate) fn activity(&self) -> &Arc<Activity> {
+        &self.activity
+    }
 }
 
 impl Drop for Active {
@@ -171,7 +238,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        let polled = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.activity.wrote(polled.is_ready());
+        polled
     }
 
     fn poll_write_vectored(
@@ -179,7 +248,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+        let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.activity.wrote(polled.is_ready());
+        polled
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -187,7 +258,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let polled = Pin::new(&mut self.inner).poll_flush(cx);
+        self.activity.wrote(polled.is_ready());
+        polled
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -199,6 +272,29 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test]
+    async fn s30_a_client_that_does_not_read_is_noticed() {
+        let (idle, activity) = (Duration::from_secs(300), Arc::new(Activity::new(false)));
+        let (mut client, server) = tokio::io::duplex(4);
+        let mut server = Guarded::new(server, Bytes::new(), Arc::clone(&activity));
+        let request = activity.request();
+        let kind = |activity: &Activity| activity.deadline(idle).1;
+        server.write_all(b"full").await.unwrap();
+        assert_eq!(kind(&activity), Silence::Idle);
+        let mut writing = Box::pin(server.write_all(b"more"));
+        assert!(futures::poll!(&mut writing).is_pending());
+        assert_eq!(kind(&activity), Silence::Unread);
+        assert!(Silence::Unread.ends_requests());
+        client.read_exact(&mut [0; 4]).await.unwrap();
+        writing.await.unwrap();
+        assert_eq!(kind(&activity), Silence::Idle);
+        activity.withdraw();
+        assert_eq!(kind(&activity), Silence::Withdrawn);
+        activity.withdrawal_done();
+        assert_eq!(kind(&activity), Silence::Idle);
+        drop(request);
+    }
 
     #[tokio::test]
     async fn s30_http2_owes_its_first_request() {

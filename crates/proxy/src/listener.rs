@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use postern_common::config::Config;
@@ -11,7 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
 use crate::connection;
-use crate::core::Core;
+use crate::core::{Core, Shared};
 use crate::limits;
 
 /// Waiting connections that the kernel holds, per socket.
@@ -180,8 +181,7 @@ pub(crate) async fn accept(core: &Rc<Core>, listener: TcpListener) {
                 let _ = stream.set_nodelay(true);
                 let (core, tasks) = (Rc::clone(core), core.tasks.clone());
                 tasks.spawn_local(async move {
-                    connection::run(core, stream, peer).await;
-                    drop(place);
+                    connection::run(core, stream, peer, place).await;
                 });
             }
             Err(error) if is_of_the_connection(&error) => {}
@@ -204,15 +204,15 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 }
 
 /// One of the connections that clients may have.
-struct Place {
-    core: Rc<Core>,
+pub(crate) struct Place {
+    shared: Arc<Shared>,
 }
 
 impl Place {
     fn take(core: &Rc<Core>) -> Option<Self> {
         let taken = core.shared.connections.fetch_add(1, Ordering::Relaxed);
         let place = Self {
-            core: Rc::clone(core),
+            shared: Arc::clone(&core.shared),
         };
         core.shared.metrics.connections.inc();
         core.shared.metrics.connections_active.inc();
@@ -220,9 +220,15 @@ impl Place {
     }
 }
 
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Place").finish_non_exhaustive()
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        self.core.shared.connections.fetch_sub(1, Ordering::Relaxed);
-        self.core.shared.metrics.connections_active.dec();
+        self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+        self.shared.metrics.connections_active.dec();
     }
 }

@@ -13,6 +13,8 @@ use jiff::Timestamp;
 use postern_common::authz::{Allow, CheckRequest, Revisit, SessionSummary};
 use tokio::time::Instant;
 
+use crate::guarded::Activity;
+
 /// All open requests of a core.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
@@ -39,6 +41,8 @@ pub(crate) struct Entry {
     unverified_since: Cell<Option<Instant>>,
     closed: Cell<Option<Closed>>,
     waker: RefCell<Option<Waker>>,
+    /// Where the answer goes; it may have to be closed if the client does not take the end.
+    connection: RefCell<Option<Arc<Activity>>>,
 }
 
 /// Why an open request was ended by us.
@@ -108,6 +112,7 @@ impl Registry {
             unverified_since: Cell::new(None),
             closed: Cell::new(None),
             waker: RefCell::new(None),
+            connection: RefCell::new(None),
         });
         Open {
             registry: Rc::clone(self),
@@ -197,6 +202,17 @@ impl Entry {
             if let Some(waker) = self.waker.borrow_mut().take() {
                 waker.wake();
             }
+            if let Some(connection) = &*self.connection.borrow() {
+                connection.withdraw();
+            }
+        }
+    }
+
+    /// Its answer goes out on this connection now.
+    pub(crate) fn answers_on(&self, connection: &Arc<Activity>) {
+        let before = self.connection.replace(Some(Arc::clone(connection)));
+        if self.closed.get().is_some() && before.is_none() {
+            connection.withdraw();
         }
     }
 
@@ -229,6 +245,11 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.registry.entries.borrow_mut().remove(&self.key);
+        // Taken, so that closing it later concerns nobody.
+        let connection = self.entry.connection.take();
+        if let (Some(connection), true) = (connection, self.entry.closed.get().is_some()) {
+            connection.withdrawal_done();
+        }
     }
 }
 

@@ -83,7 +83,8 @@ pub(crate) async fn serve(
     );
     let life = Life {
         record,
-        _active: active,
+        active,
+        _client: client,
         _busy: busy,
     };
     match tunnel {
