@@ -10,5 +10,10 @@
 )]
 
 mod architecture;
+mod bad_input;
 mod compose;
+mod demo;
+mod process;
+mod provider;
+mod session;
 mod sign_in;

@@ -1,6 +1,7 @@
 //! Postern as its users start it: in one process, or in four.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -19,7 +20,13 @@ pub enum Layout {
     Split,
 }
 
+/// From the proxy's port to the first health listener.
+const HEALTH: u16 = 4;
+
 const SERVICES: [&str; 4] = ["databroker", "authorize", "authenticate", "proxy"];
+
+/// Of every cluster: any 32 bytes will do, as long as all services have the same.
+pub const SHARED_SECRET: &str = "dGVzdHMgc2hhcmUgdGhpcyBzZWNyZXQsIDMyIGJ5dGU=";
 
 pub struct Cluster {
     /// In one process one; in four: databroker, authorize, authenticate, proxy. Dropped before the
@@ -28,6 +35,13 @@ pub struct Cluster {
     pub site: Site,
     /// Of the proxy: `https://NAME.corp.test:PORT`.
     pub port: u16,
+    programs: Vec<Program>,
+}
+
+/// What it takes to start one of the processes, again and again.
+struct Program {
+    name: String,
+    environment: Vec<(&'static str, String)>,
 }
 
 /// What a test adds to the configuration that every cluster has.
@@ -59,14 +73,14 @@ impl Cluster {
         let path = site.path("config.yaml");
         std::fs::write(&path, configuration(&site, &plan, port))
             .expect("the configuration is written");
-        let programs: Vec<_> = match plan.layout {
-            Layout::AllInOne => vec![(
-                "postern".to_owned(),
-                vec![
+        let mut programs: Vec<_> = match plan.layout {
+            Layout::AllInOne => vec![Program {
+                name: "postern".to_owned(),
+                environment: vec![
                     ("ADDRESS", loopback(port)),
                     ("GRPC_ADDRESS", loopback(port + 1)),
                 ],
-            )],
+            }],
             Layout::Split => SERVICES
                 .iter()
                 .zip(1..)
@@ -80,39 +94,95 @@ impl Cluster {
                     } else {
                         port + offset
                     };
-                    (
-                        format!("postern-{service}"),
-                        vec![
+                    Program {
+                        name: format!("postern-{service}"),
+                        environment: vec![
                             ("SERVICES", (*service).to_owned()),
                             (variable, loopback(own)),
                         ],
-                    )
+                    }
                 })
                 .collect(),
         };
+        for (program, offset) in programs.iter_mut().zip(HEALTH..) {
+            let address = loopback(port + offset);
+            program.environment.push(("HEALTH_CHECK_ADDR", address));
+        }
         let processes = programs
-            .into_iter()
-            .zip(4..)
-            .map(|((name, environment), offset)| {
-                let mut command = Command::new(binary(&name));
-                command
-                    .arg("--config")
-                    .arg(&path)
-                    .envs(environment)
-                    .env("HEALTH_CHECK_ADDR", loopback(port + offset));
-                Process::start(&name, site.directory.path(), command)
-            })
+            .iter()
+            .map(|program| program.start(&site))
             .collect();
         Self {
             site,
             processes,
             port,
+            programs,
         }
     }
 
-    async fn ready(&mut self) {
+    /// Where the process of `service` stands in [`Self::processes`].
+    fn index(&self, service: &str) -> usize {
+        let name = format!("postern-{service}");
+        let found = self.processes.iter().position(|it| it.name == name);
+        // In one process all services are in the first.
+        found.unwrap_or(0)
+    }
+
+    /// The process that runs `service`.
+    pub fn process(&mut self, service: &str) -> &mut Process {
+        let index = self.index(service);
+        &mut self.processes[index]
+    }
+
+    /// A page of the health listener of the process that runs `service`.
+    pub fn health(&self, service: &str, path: &str) -> String {
+        let index = u16::try_from(self.index(service)).expect("a few processes");
+        format!("http://127.0.0.1:{}{path}", self.port + HEALTH + index)
+    }
+
+    /// Where the process of `service` answers calls, in four processes.
+    pub fn grpc_port(&self, service: &str) -> u16 {
+        let offset = u16::try_from(self.index(service)).expect("a few processes");
+        self.port + 1 + offset
+    }
+
+    pub fn config_file(&self) -> PathBuf {
+        self.site.path("config.yaml")
+    }
+
+    /// Ends the process of `service` as a crash does.
+    pub async fn kill(&mut self, service: &str) {
+        let process = self.process(service);
+        process.signal("KILL");
+        process.ended().await;
+    }
+
+    /// Starts the process of `service` anew, after its end.
+    pub fn start_again(&mut self, service: &str) {
+        let index = self.index(service);
+        self.processes[index] = self.programs[index].start(&self.site);
+    }
+
+    /// Ends every process at once and starts all of them.
+    pub async fn restart_everything(&mut self) {
+        for process in &mut self.processes {
+            process.signal("KILL");
+        }
+        for process in &mut self.processes {
+            process.ended().await;
+        }
+        self.processes = self
+            .programs
+            .iter()
+            .map(|program| program.start(&self.site))
+            .collect();
+        self.ready().await;
+    }
+
+    /// Waits until every process is ready.
+    pub async fn ready(&mut self) {
         let nobody = Person::program(&self.site.certificates.authority);
-        for (process, offset) in self.processes.iter_mut().zip(4..) {
+        for (process, offset) in self.processes.iter_mut().zip(HEALTH..) {
             let url = format!("http://127.0.0.1:{}/readyz", self.port + offset);
             let what = format!("{} to be ready", process.name);
             wait::until(&what, Duration::from_secs(30), async || {
@@ -141,6 +211,17 @@ impl Cluster {
     }
 }
 
+impl Program {
+    fn start(&self, site: &Site) -> Process {
+        let mut command = Command::new(binary(&self.name));
+        command
+            .arg("--config")
+            .arg(site.path("config.yaml"))
+            .envs(self.environment.iter().cloned());
+        Process::start(&self.name, site.directory.path(), command)
+    }
+}
+
 fn loopback(port: u16) -> String {
     format!("127.0.0.1:{port}")
 }
@@ -163,11 +244,7 @@ fn configuration(site: &Site, plan: &Plan, port: u16) -> String {
         "certificate_authority_file",
         &files.authority.display().to_string(),
     );
-    // Any 32 bytes will do, as long as all services have the same.
-    line(
-        "shared_secret",
-        "dGVzdHMgc2hhcmUgdGhpcyBzZWNyZXQsIDMyIGJ5dGU=",
-    );
+    line("shared_secret", SHARED_SECRET);
     line(
         "cookie_secret",
         "dGVzdHMgc2VhbCBjb29raWVzIHdpdGggdGhpcyBvbmU=",

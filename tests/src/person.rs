@@ -13,9 +13,15 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest};
 use url::Url;
+
+pub type WebSocket = WebSocketStream<TlsStream<TcpStream>>;
 
 /// No answer may take longer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -151,6 +157,58 @@ impl Person {
         }
     }
 
+    /// Opens a WebSocket; the error is the answer that came instead.
+    pub async fn websocket(&self, url: &str) -> Result<WebSocket, http::Response<Option<Vec<u8>>>> {
+        let mut request = url.into_client_request().expect("a WebSocket's URL");
+        let host = request.uri().host().expect("a host").to_owned();
+        let cookies = self.cookie_header(&host);
+        if !cookies.is_empty() {
+            let cookies = cookies.parse().expect("a header value");
+            request.headers_mut().insert(header::COOKIE, cookies);
+        }
+        let port = request.uri().port_u16().expect("a port");
+        let connecting = async {
+            let stream = self.connect(&host, port).await.expect("a connection");
+            tokio_tungstenite::client_async(request, stream).await
+        };
+        match tokio::time::timeout(PATIENCE, connecting).await {
+            Ok(Ok((socket, _))) => Ok(socket),
+            Ok(Err(tungstenite::Error::Http(response))) => Err(*response),
+            Ok(Err(error)) => panic!("{url}: {error}"),
+            Err(_) => panic!("no WebSocket from {url} within {PATIENCE:?}"),
+        }
+    }
+
+    /// Sends bytes as they are to the host and port of `url`, and gives all that comes back.
+    pub async fn raw(&self, url: &str, bytes: &[u8]) -> String {
+        let url = Url::parse(url).expect("a URL");
+        let (host, port) = (url.host_str().expect("a host"), url.port().expect("a port"));
+        let mut stream = self.connect(host, port).await.expect("a connection");
+        stream.write_all(bytes).await.expect("it can be sent");
+        let mut answer = Vec::new();
+        // Whoever refuses may cut the connection; what came until then counts.
+        let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer))
+            .await
+            .expect("the connection is closed");
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    async fn connect(&self, host: &str, port: u16) -> std::io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        stream.set_nodelay(true)?;
+        let name = ServerName::try_from(host.to_owned()).map_err(std::io::Error::other)?;
+        self.tls.connect(name, stream).await
+    }
+
+    /// The value of `Cookie` for a host.
+    pub fn cookie_header(&self, host: &str) -> String {
+        self.cookies(host)
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect::<Vec<_>>()
+            .join("; ")
+    }
+
     async fn exchange(
         &self,
         method: Method,
@@ -159,8 +217,6 @@ impl Person {
     ) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
         let host = url.host_str().ok_or("a URL without a host")?;
         let port = url.port_or_known_default().ok_or("a URL without a port")?;
-        let stream = TcpStream::connect(("127.0.0.1", port)).await?;
-        stream.set_nodelay(true)?;
         let authority = match url.port() {
             Some(port) => format!("{host}:{port}"),
             None => host.to_owned(),
@@ -172,21 +228,16 @@ impl Person {
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
-        let cookies = self
-            .cookies(host)
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect::<Vec<_>>()
-            .join("; ");
+        let cookies = self.cookie_header(host);
         if !cookies.is_empty() {
             request = request.header(header::COOKIE, cookies);
         }
         let request = request.body(Full::new(body))?;
         let response = if url.scheme() == "https" {
-            let name = ServerName::try_from(host.to_owned())?;
-            let stream = self.tls.connect(name, stream).await?;
-            round_trip(TokioIo::new(stream), request).await?
+            round_trip(TokioIo::new(self.connect(host, port).await?), request).await?
         } else {
+            let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+            stream.set_nodelay(true)?;
             round_trip(TokioIo::new(stream), request).await?
         };
         let (head, body) = response.into_parts();

@@ -3,14 +3,17 @@
 
 use std::sync::Arc;
 
+use axum::Router;
 use postern::demo::idp::{self, DemoIdp, Redirects};
 use postern::demo::sample::{self, Published, PublishedKeys};
 use postern_common::tls::Trust;
 use tokio::net::TcpListener;
+use url::Url;
 
 use crate::cluster::{Cluster, Layout, Plan};
 use crate::form::Form;
 use crate::person::{Answer, Person};
+use crate::ports;
 use crate::site::{Server, Site};
 
 /// `app`: everybody who is signed in. `eng`: the group eng. `open`: everybody.
@@ -25,8 +28,47 @@ routes:
 
 pub struct World {
     pub cluster: Cluster,
-    pub provider: Server,
+    /// `None` while it is down.
+    pub provider: Option<Server>,
+    pub issuer: String,
     pub application: Server,
+}
+
+/// What differs from the usual surroundings.
+pub struct Setting {
+    pub layout: Layout,
+    /// YAML beside the routes.
+    pub config: String,
+    /// Entries after the usual routes.
+    pub routes: String,
+    /// Makes the provider for an issuer; without it there is none at the start.
+    pub provider: Option<fn(&str) -> Router>,
+}
+
+impl Setting {
+    pub fn new(layout: Layout) -> Self {
+        Self {
+            layout,
+            config: String::new(),
+            routes: String::new(),
+            provider: Some(honest),
+        }
+    }
+
+    pub fn config(mut self, text: impl Into<String>) -> Self {
+        self.config = text.into();
+        self
+    }
+
+    pub fn routes(mut self, text: impl Into<String>) -> Self {
+        self.routes = text.into();
+        self
+    }
+}
+
+/// The demo's provider as it is.
+pub fn honest(issuer: &str) -> Router {
+    idp::router(DemoIdp::new(issuer, Redirects::Any))
 }
 
 /// What the sample application says that it saw under a header's name.
@@ -43,19 +85,32 @@ pub fn header_seen(seen: &serde_json::Value, name: &str) -> Option<String> {
 impl World {
     /// `config`: YAML beside the routes.
     pub async fn start(layout: Layout, config: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let port = listener.local_addr().expect("an address").port();
-        let issuer = format!("http://localhost:{port}");
-        let provider = Server::on(listener, idp::router(DemoIdp::new(&issuer, Redirects::Any)));
+        Self::start_with(Setting::new(layout).config(config)).await
+    }
 
+    pub async fn start_with(setting: Setting) -> Self {
+        Self::start_at(format!("http://localhost:{}", ports::row(1)), setting).await
+    }
+
+    /// With a provider of the test's own, or none yet, at `issuer`.
+    pub async fn start_at(issuer: String, setting: Setting) -> Self {
+        let provider = match setting.provider {
+            Some(make) => Some(provider_at(&issuer, make(&issuer)).await),
+            None => None,
+        };
         let site = Site::new();
         // The application learns where keys are published only once ports are known.
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let application = format!("http://{}", listener.local_addr().expect("an address"));
         let plan = Plan {
-            layout,
-            provider: issuer,
-            config: format!("{config}{}", ROUTES.replace("{APP}", &application)),
+            layout: setting.layout,
+            provider: issuer.clone(),
+            config: format!(
+                "{}{}{}",
+                setting.config,
+                ROUTES.replace("{APP}", &application),
+                setting.routes
+            ),
         };
         let cluster = Cluster::start_on(site, plan).await;
         let trust = Trust::nobody()
@@ -74,25 +129,27 @@ impl World {
         Self {
             cluster,
             provider,
+            issuer,
             application,
         }
-    }
-
-    fn provider_origin(&self) -> String {
-        format!("http://localhost:{}", self.provider.address.port())
     }
 
     /// Opens `url`, picks `name` at the provider and follows the way back.
     pub async fn sign_in(&self, person: &Person, url: &str, name: &str) -> Answer {
         let page = person.follow(url).await.pop().expect("an answer");
-        if !page.url.as_str().starts_with(&self.provider_origin()) {
+        if !page.url.as_str().starts_with(&self.issuer) {
             return page;
         }
-        let chosen = Form::of(&page).send(person, &[("person", name)]).await;
-        let next = chosen
-            .location()
-            .unwrap_or_else(|| panic!("the provider sends {name} back: {}", chosen.text()));
+        let next = self.choose(person, &page, name).await;
         person.follow(next.as_str()).await.pop().expect("an answer")
+    }
+
+    /// Picks `name` on the provider's page; where that leads.
+    pub async fn choose(&self, person: &Person, page: &Answer, name: &str) -> Url {
+        let chosen = Form::of(page).send(person, &[("person", name)]).await;
+        chosen
+            .location()
+            .unwrap_or_else(|| panic!("the provider sends {name} back: {}", chosen.text()))
     }
 
     /// Presses the button on the user's own page and follows to the end.
@@ -104,4 +161,16 @@ impl World {
             None => answer,
         }
     }
+}
+
+/// Serves `router` where `issuer` says.
+pub async fn provider_at(issuer: &str, router: Router) -> Server {
+    let port = Url::parse(issuer)
+        .ok()
+        .and_then(|url| url.port())
+        .expect("an issuer with a port");
+    let listener = TcpListener::bind(("127.0.0.1", port))
+        .await
+        .expect("the provider's port is free");
+    Server::on(listener, router)
 }
