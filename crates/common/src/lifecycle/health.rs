@@ -41,11 +41,16 @@ impl Health {
     pub fn start(lifecycle: &Lifecycle, address: SocketAddr) -> Result<Self, SideServerError> {
         let runtimes = Arc::new(Mutex::new(Vec::new()));
         let (watched, seen) = (lifecycle.clone(), Arc::clone(&runtimes));
-        let address =
-            side_server::start("health", address, lifecycle.stopping(), move |request| {
+        let address = side_server::start(
+            "health",
+            "health_check_addr",
+            address,
+            lifecycle.stopping(),
+            move |request| {
                 let (lifecycle, runtimes) = (watched.clone(), Arc::clone(&seen));
                 async move { answer(request.uri().path(), &lifecycle, &runtimes).await }
-            })?;
+            },
+        )?;
         Ok(Self { address, runtimes })
     }
 

@@ -30,10 +30,12 @@ pub type Answer = Response<Full<Bytes>>;
 #[derive(Debug, thiserror::Error)]
 pub enum SideServerError {
     /// The address is taken, not ours, or not allowed to us.
-    #[error("{name} server: cannot listen on {address}; free the address or set another one")]
+    #[error("{name} server: cannot listen on {address}; free the address or set another `{key}`")]
     Bind {
         /// Which server.
         name: &'static str,
+        /// The key that gives the address.
+        key: &'static str,
         /// Where it should listen.
         address: SocketAddr,
         /// Why it could not.
@@ -51,10 +53,11 @@ pub enum SideServerError {
     },
 }
 
-/// Binds `address` and answers GET and HEAD by `handler` until `stop` is cancelled. Returns the
+/// Binds `address`, which `key` gives, and answers GET and HEAD by `handler` until `stop` is cancelled. Returns the
 /// bound address (which tells the port when port 0 was asked for).
 pub fn start<H, F>(
     name: &'static str,
+    key: &'static str,
     address: SocketAddr,
     stop: CancellationToken,
     handler: H,
@@ -65,6 +68,7 @@ where
 {
     let bind = |source| SideServerError::Bind {
         name,
+        key,
         address,
         source,
     };

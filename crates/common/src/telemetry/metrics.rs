@@ -177,15 +177,21 @@ pub fn serve(
 ) -> Result<SocketAddr, SideServerError> {
     let metrics = metrics.clone();
     let auth = auth.map(Arc::new);
-    side_server::start("metrics", address, stop, move |request| {
-        let answer = answer(
-            &metrics,
-            auth.as_deref(),
-            request.uri().path(),
-            request.headers(),
-        );
-        std::future::ready(answer)
-    })
+    side_server::start(
+        "metrics",
+        "metrics_address",
+        address,
+        stop,
+        move |request| {
+            let answer = answer(
+                &metrics,
+                auth.as_deref(),
+                request.uri().path(),
+                request.headers(),
+            );
+            std::future::ready(answer)
+        },
+    )
 }
 
 fn answer(metrics: &Metrics, auth: Option<&BasicAuth>, path: &str, headers: &HeaderMap) -> Answer {
