@@ -66,11 +66,13 @@ fn browser_if(navigation: bool) -> Client {
     }
 }
 
-/// A request that a script of a page makes.
+/// A request that a script of a page makes. A WebSocket is opened by one, and can follow nobody
+/// to a page; not every browser says so in `Sec-Fetch-Mode`.
 fn is_script(headers: &HeaderMap) -> bool {
     headers
         .get("sec-fetch-mode")
         .is_some_and(|mode| mode != "navigate")
+        || text(headers.get(header::UPGRADE)).eq_ignore_ascii_case("websocket")
         || text(headers.get("x-requested-with")).eq_ignore_ascii_case("xmlhttprequest")
 }
 
@@ -200,6 +202,8 @@ mod tests {
                 &[("accept", CHROME), ("x-requested-with", "XMLHttpRequest")],
                 Client::Program,
             ),
+            (&[("upgrade", "websocket")], Client::Program),
+            (&[("upgrade", "h2c")], Client::Browser),
             (&[("accept", "application/json")], Client::Program),
             (&[("accept", "text/plain")], Client::Program),
             (&[("content-type", "application/grpc")], Client::Program),
