@@ -124,12 +124,14 @@ async fn everything(services: &str) {
     let edited = text.replace("claim/groups: eng", "claim/groups: sales");
     assert_ne!(edited, text);
     std::fs::write(&file, &edited).unwrap();
-    wait::until("the edit to take effect", Duration::from_secs(5), async || {
-        match bob.get(&demo.url("engineering")).await {
+    wait::until(
+        "the edit to take effect",
+        Duration::from_secs(5),
+        async || match bob.get(&demo.url("engineering")).await {
             answer if answer.status == StatusCode::OK => Ok(()),
             answer => Err(answer.status),
-        }
-    })
+        },
+    )
     .await;
     demo.ends().await;
 
@@ -166,6 +168,9 @@ async fn a_taken_port_is_said() {
     let status = second.ended().await;
     assert_eq!(status.code(), Some(1));
     let said = second.output();
-    assert!(said.contains("cannot listen on") && said.contains("--port"), "{said}");
+    assert!(
+        said.contains("cannot listen on") && said.contains("--port"),
+        "{said}"
+    );
     demo.ends().await;
 }

@@ -27,13 +27,15 @@ async fn status(cluster: &Cluster, service: &str, path: &str) -> StatusCode {
 async fn until_status(cluster: &Cluster, service: &str, path: &str, wanted: u16, limit: Duration) {
     let url = cluster.health(service, path);
     let nobody = cluster.program();
-    wait::until(&format!("{url} to answer {wanted}"), limit, async || {
-        match nobody.try_get(&url).await {
+    wait::until(
+        &format!("{url} to answer {wanted}"),
+        limit,
+        async || match nobody.try_get(&url).await {
             Ok(answer) if answer.status == wanted => Ok(()),
             Ok(answer) => Err(format!("{} {}", answer.status, answer.text())),
             Err(error) => Err(error),
-        }
-    })
+        },
+    )
     .await;
 }
 
@@ -76,12 +78,14 @@ async fn c14_a_drain_loses_nothing() {
         assert_eq!(late.header("connection"), Some("close"));
 
         // The listener closes while the slow request goes on.
-        wait::until("the listener to close", Duration::from_secs(20), async || {
-            match tokio::net::TcpStream::connect(("127.0.0.1", world.cluster.port)).await {
+        wait::until(
+            "the listener to close",
+            Duration::from_secs(20),
+            async || match tokio::net::TcpStream::connect(("127.0.0.1", world.cluster.port)).await {
                 Ok(_) => Err("open"),
                 Err(_) => Ok(()),
-            }
-        })
+            },
+        )
         .await;
         assert!(world.cluster.process("proxy").has_ended().is_none());
         upstream.release();
@@ -126,7 +130,8 @@ async fn a_second_signal_ends_at_once() {
     assert!(second.elapsed() < Duration::from_secs(5));
     let cut = slow.await.unwrap();
     assert!(
-        cut.as_ref().map_or(true, |answer| answer.status != StatusCode::OK),
+        cut.as_ref()
+            .map_or(true, |answer| answer.status != StatusCode::OK),
         "{cut:?}"
     );
 }
@@ -266,13 +271,21 @@ async fn c15_postgres_goes_away() {
         .await
         .json();
     let part = &told["statuses"]["databroker"];
-    assert!(part["error"].is_string() && part["since"].is_string(), "{told}");
+    assert!(
+        part["error"].is_string() && part["since"].is_string(),
+        "{told}"
+    );
     assert_eq!(ann.get(&url).await.status, StatusCode::OK, "goes on");
 
     // Who is new waits, and is told so.
     let bob = world.cluster.browser();
     let page = bob.follow(&url).await.pop().unwrap();
-    assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE, "{}", page.text());
+    assert_eq!(
+        page.status,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "{}",
+        page.text()
+    );
     assert!(page.header("retry-after").is_some());
 
     postgres.resume().unwrap();
@@ -320,15 +333,45 @@ fn every_program_explains_itself() {
         (
             "postern",
             &["--help"][..],
-            &["--config", "demo", "check", "health", "/pomerium/config.yaml"][..],
+            &[
+                "--config",
+                "demo",
+                "check",
+                "health",
+                "/pomerium/config.yaml",
+            ][..],
         ),
         ("postern", &["check", "--help"], &["--strict", "--explain"]),
-        ("postern", &["demo", "--help"], &["--services", "--write", "--port"]),
-        ("postern-proxy", &["--help"], &["--config", "health", "--version"]),
-        ("postern-authorize", &["--help"], &["--config", "health", "--version"]),
-        ("postern-authenticate", &["--help"], &["--config", "health", "--version"]),
-        ("postern-databroker", &["--help"], &["--config", "health", "--version"]),
-        ("postern-proxy", &["health", "--help"], &["--addr", "HEALTH_CHECK_ADDR"]),
+        (
+            "postern",
+            &["demo", "--help"],
+            &["--services", "--write", "--port"],
+        ),
+        (
+            "postern-proxy",
+            &["--help"],
+            &["--config", "health", "--version"],
+        ),
+        (
+            "postern-authorize",
+            &["--help"],
+            &["--config", "health", "--version"],
+        ),
+        (
+            "postern-authenticate",
+            &["--help"],
+            &["--config", "health", "--version"],
+        ),
+        (
+            "postern-databroker",
+            &["--help"],
+            &["--config", "health", "--version"],
+        ),
+        (
+            "postern-proxy",
+            &["health", "--help"],
+            &["--addr", "HEALTH_CHECK_ADDR"],
+        ),
         ("postern-proxy", &["-version"], &["postern-proxy 0."]),
     ] {
         let output = Command::new(binary(program))
@@ -338,7 +381,10 @@ fn every_program_explains_itself() {
         assert!(output.status.success(), "{program} {arguments:?}");
         let help = String::from_utf8(output.stdout).unwrap();
         for part in parts {
-            assert!(help.contains(part), "{program} {arguments:?}: {part}: {help}");
+            assert!(
+                help.contains(part),
+                "{program} {arguments:?}: {part}: {help}"
+            );
         }
     }
 }
@@ -371,7 +417,9 @@ async fn the_id_on_the_page_is_in_the_log() {
             let line: serde_json::Value = serde_json::from_str(line)
                 .unwrap_or_else(|error| panic!("{}: {error}: {line}", process.name));
             assert!(
-                line["level"].is_string() && line["time"].is_string() && line["message"].is_string(),
+                line["level"].is_string()
+                    && line["time"].is_string()
+                    && line["message"].is_string(),
                 "{line}"
             );
         }
@@ -404,12 +452,18 @@ async fn metrics_are_for_prometheus() {
     let mut samples = 0;
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line:?}"));
-        assert!(name.starts_with(|c: char| c.is_ascii_lowercase()), "{line:?}");
+        assert!(
+            name.starts_with(|c: char| c.is_ascii_lowercase()),
+            "{line:?}"
+        );
         assert!(value.parse::<f64>().is_ok(), "{line:?}");
         samples += 1;
     }
     assert!(samples > 10, "{text}");
-    assert!(text.contains("# TYPE ") && text.contains("build_info"), "{text}");
+    assert!(
+        text.contains("# TYPE ") && text.contains("build_info"),
+        "{text}"
+    );
     // Not on the public listener.
     let public = nobody.get(&world.cluster.url("app", "/metrics")).await;
     assert_ne!(public.status, StatusCode::OK);

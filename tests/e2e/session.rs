@@ -138,17 +138,26 @@ async fn s08_a_handle_counts_only_where_it_belongs() {
         ("without a signature", "app", format!("{signed}.")),
         ("for authenticate", "app", {
             let cookies = ann.cookies("auth.corp.test");
-            cookies["_pomerium"].clone()
+            cookies["_pomerium_authenticate"].clone()
         }),
         ("of a session that never was", "app", {
             let id = "00000000-0000-4000-8000-000000000000".to_owned();
-            Handle { id, ..handle.clone() }.encode(&shared_secret())
+            Handle {
+                id,
+                ..handle.clone()
+            }
+            .encode(&shared_secret())
         }),
     ] {
         let thief = world.cluster.browser();
         thief.set_cookie(&format!("{host}.corp.test"), "_pomerium", &value);
         let answer = thief.get(&world.cluster.url(host, "/")).await;
-        assert_eq!(answer.status, StatusCode::FOUND, "{what}: {}", answer.text());
+        assert_eq!(
+            answer.status,
+            StatusCode::FOUND,
+            "{what}: {}",
+            answer.text()
+        );
     }
 }
 
@@ -172,7 +181,12 @@ async fn c08_restart_of_everything() {
     let answers = ann.follow(&world.cluster.url("app", "/")).await;
     assert_eq!(answers[0].status, StatusCode::FOUND, "{answers:#?}");
     assert!(
-        answers.last().unwrap().url.as_str().starts_with(&world.issuer),
+        answers
+            .last()
+            .unwrap()
+            .url
+            .as_str()
+            .starts_with(&world.issuer),
         "straight to the provider: {answers:#?}"
     );
 }
@@ -186,7 +200,11 @@ async fn c22_refused_once_and_for_all() {
     assert_eq!(page.url.as_str(), target);
     assert_eq!(page.status, StatusCode::FORBIDDEN);
     assert!(page.header("location").is_none());
-    assert!(page.header("content-type").unwrap().starts_with("text/html"));
+    assert!(
+        page.header("content-type")
+            .unwrap()
+            .starts_with("text/html")
+    );
     // Once signed in for that host, the first answer is it.
     assert_eq!(bob.get(&target).await.status, StatusCode::FORBIDDEN);
     let program = bob.with_header("accept", "application/json");
@@ -261,8 +279,7 @@ async fn s05_s06_the_upstream_sees_only_what_it_may() {
             "GET /x HTTP/1.1\r\nHost: {authority}\r\n\
              Cookie: theirs=1; {cookies}; _pomerium_csrf=evil; also=2\r\n\
              X-Pomerium-Jwt-Assertion: evil\r\nx-pomerium-jwt-assertion: evil\r\n\
-             X-POMERIUM-CLAIM-EMAIL: evil\r\nX_Pomerium_Claim_Email: evil\r\n\
-             x_pomerium-jwt_assertion: evil\r\nX-Pomerium-Claim-Anything: evil\r\n\
+             X-POMERIUM-CLAIM-EMAIL: evil\r\nX-Pomerium-Claim-Anything: evil\r\n\
              X-Pomerium-Authorization: evil\r\nX-Pomerium-Routing-Key: evil\r\n\
              X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Host: evil\r\nX-Real-IP: 203.0.113.9\r\n\
              Authorization: Basic dGhlaXJz\r\n\
@@ -274,6 +291,11 @@ async fn s05_s06_the_upstream_sees_only_what_it_may() {
         assert!(answer.starts_with("HTTP/1.1 200"), "{host}: {answer}");
         let seen = upstream.take().pop().unwrap();
         for (name, value) in &seen.headers {
+            if name == "x-forwarded-for" {
+                // Nobody is believed: the list says in order who claimed what.
+                assert_eq!(value, "203.0.113.9, 127.0.0.1");
+                continue;
+            }
             let value = String::from_utf8_lossy(value.as_bytes());
             assert!(
                 !value.contains("evil") && !value.contains("203.0.113.9"),
@@ -293,13 +315,36 @@ async fn s05_s06_the_upstream_sees_only_what_it_may() {
             .collect();
         match host {
             "api" => assert_eq!(emails, ["ann@corp.test"]),
-            _ => assert!(emails.iter().all(|email| email.is_empty() || *email == "ann@corp.test")),
+            _ => assert!(
+                emails
+                    .iter()
+                    .all(|email| email.is_empty() || *email == "ann@corp.test")
+            ),
         }
         let assertions = seen.headers.get_all("x-pomerium-jwt-assertion");
         assert!(assertions.iter().count() <= 1);
     }
+    // Some upstreams read `_` as `-`: such a request goes nowhere.
+    for name in ["X_Pomerium_Claim_Email", "x_pomerium-jwt_assertion"] {
+        upstream.take();
+        let request = format!(
+            "GET /x HTTP/1.1\r\nHost: api.corp.test:{}\r\nCookie: {}\r\n{name}: evil\r\n\
+             Connection: close\r\n\r\n",
+            world.cluster.port,
+            ann.cookie_header("api.corp.test"),
+        );
+        let answer = ann
+            .raw(&world.cluster.url("api", "/"), request.as_bytes())
+            .await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{name}: {answer}");
+        assert!(upstream.seen().is_empty(), "{name}");
+    }
     // A credential of ours in Authorization goes no further, even beside a cookie.
-    for credential in ["Pomerium e.v.il", "Bearer Pomerium-e.v.il", "pomerium e.v.il"] {
+    for credential in [
+        "Pomerium e.v.il",
+        "Bearer Pomerium-e.v.il",
+        "pomerium e.v.il",
+    ] {
         upstream.take();
         let answer = ann
             .clone()
@@ -327,7 +372,9 @@ async fn raw_path(world: &World, person: &Person, path: &str) -> u16 {
         .raw(&world.cluster.url("paths", "/"), request.as_bytes())
         .await;
     let status = answer.split(' ').nth(1).unwrap_or_default();
-    status.parse().unwrap_or_else(|_| panic!("{path:?}: {answer:?}"))
+    status
+        .parse()
+        .unwrap_or_else(|_| panic!("{path:?}: {answer:?}"))
 }
 
 /// Tricks with paths: what is decided on is what is forwarded, or it is refused.
@@ -348,7 +395,8 @@ async fn c32_c33_path_tricks() {
         ("/public/%2f..%2fadmin", &[400], None),
         ("/public/%5c..%5cadmin", &[400], None),
         ("/public\\..\\admin", &[400], None),
-        ("/public/x#/../../admin", &[400], None),
+        // hyper cuts what follows `#` before anybody sees it: one meaning for all.
+        ("/public/x#/../../admin", &[200], Some("/public/x")),
         ("/public/%00", &[400], None),
         ("/public;a=b/../admin", &[302, 400], None),
         ("/public/..;/admin", &[200, 302, 400], None),
@@ -362,8 +410,9 @@ async fn c32_c33_path_tricks() {
         match reaches {
             Some(target) => assert_eq!(seen, [target], "{path}"),
             None => assert!(
-                seen.iter().all(|it| it.starts_with("/public/") && !it.contains("/..")
-                    || it.contains("..;")),
+                seen.iter()
+                    .all(|it| it.starts_with("/public/") && !it.contains("/..")
+                        || it.contains("..;")),
                 "{path}: {seen:?}"
             ),
         }
@@ -426,7 +475,10 @@ fn assert_unavailable(answer: &Answer, what: &str) {
     );
     assert!(answer.header("retry-after").is_some(), "{what}");
     assert!(answer.header("location").is_none(), "{what}");
-    assert!(answer.set_cookies().is_empty(), "{what}: the session is kept");
+    assert!(
+        answer.set_cookies().is_empty(),
+        "{what}: the session is kept"
+    );
 }
 
 /// Authorizers gone, then frozen: nobody gets in, nobody is signed out.
@@ -474,12 +526,14 @@ async fn c66_without_authorizers_nothing_passes() {
                 world.cluster.start_again("authorize");
                 let url = world.cluster.health("authorize", "/readyz");
                 let nobody = world.cluster.program();
-                wait::until("authorize to be back", Duration::from_secs(20), async || {
-                    match nobody.try_get(&url).await {
+                wait::until(
+                    "authorize to be back",
+                    Duration::from_secs(20),
+                    async || match nobody.try_get(&url).await {
                         Ok(answer) if answer.status == 200 => Ok(()),
                         other => Err(other),
-                    }
-                })
+                    },
+                )
                 .await;
             }
             _ => world.cluster.process("authorize").signal("CONT"),
@@ -541,15 +595,29 @@ async fn c63_s17_the_databroker_knows_its_own() {
         ("HS512", Some(signed_with(Algorithm::HS512, &soon))),
         ("HS384", Some(signed_with(Algorithm::HS384, &soon))),
         ("expired", Some(token::sign(&shared_secret(), now - hours))),
-        ("of another key", Some(token::sign(&shared_secret().derive("x"), now))),
+        (
+            "of another key",
+            Some(token::sign(&shared_secret().derive("x"), now)),
+        ),
     ] {
         let foreign = foreign.as_deref();
         let got = databroker.get(foreign, SESSIONS, &handle.id).await;
-        assert_eq!(got.unwrap_err().code(), tonic::Code::Unauthenticated, "{what}");
+        assert_eq!(
+            got.unwrap_err().code(),
+            tonic::Code::Unauthenticated,
+            "{what}"
+        );
         let mut deleted = record.clone();
         deleted.deleted_at = deleted.modified_at;
         let put = databroker.put(foreign, deleted).await;
-        assert_eq!(put.unwrap_err().code(), tonic::Code::Unauthenticated, "{what}");
+        assert_eq!(
+            put.unwrap_err().code(),
+            tonic::Code::Unauthenticated,
+            "{what}"
+        );
     }
-    assert!(databroker.has_session(&handle.id).await, "nothing was written");
+    assert!(
+        databroker.has_session(&handle.id).await,
+        "nothing was written"
+    );
 }

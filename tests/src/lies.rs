@@ -108,8 +108,5 @@ async fn answer(State(lies): State<Lies>, request: Request, next: Next) -> Respo
 }
 
 async fn bytes(body: Body) -> Vec<u8> {
-    to_bytes(body, usize::MAX)
-        .await
-        .expect("a body")
-        .into()
+    to_bytes(body, usize::MAX).await.expect("a body").into()
 }

@@ -82,15 +82,11 @@ async fn remember(State(memory): State<Memory>, request: Request) -> Response {
         .uri
         .path_and_query()
         .map_or_else(|| "/".to_owned(), ToString::to_string);
-    memory
-        .seen
-        .lock()
-        .expect("no test panics here")
-        .push(Seen {
-            method: head.method,
-            target: target.clone(),
-            headers: head.headers,
-        });
+    memory.seen.lock().expect("no test panics here").push(Seen {
+        method: head.method,
+        target: target.clone(),
+        headers: head.headers,
+    });
     if target.starts_with("/hold") {
         let mut released = memory.released.subscribe();
         // The sender lives in the router's state.

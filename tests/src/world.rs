@@ -34,6 +34,9 @@ pub struct World {
     pub application: Server,
 }
 
+/// Makes a provider for an issuer.
+pub type MakeProvider = Box<dyn FnOnce(&str) -> Router + Send>;
+
 /// What differs from the usual surroundings.
 pub struct Setting {
     pub layout: Layout,
@@ -41,8 +44,8 @@ pub struct Setting {
     pub config: String,
     /// Entries after the usual routes.
     pub routes: String,
-    /// Makes the provider for an issuer; without it there is none at the start.
-    pub provider: Option<fn(&str) -> Router>,
+    /// Without it there is no provider at the start.
+    pub provider: Option<MakeProvider>,
 }
 
 impl Setting {
@@ -51,7 +54,7 @@ impl Setting {
             layout,
             config: String::new(),
             routes: String::new(),
-            provider: Some(honest),
+            provider: Some(Box::new(honest)),
         }
     }
 
@@ -89,11 +92,7 @@ impl World {
     }
 
     pub async fn start_with(setting: Setting) -> Self {
-        Self::start_at(format!("http://localhost:{}", ports::row(1)), setting).await
-    }
-
-    /// With a provider of the test's own, or none yet, at `issuer`.
-    pub async fn start_at(issuer: String, setting: Setting) -> Self {
+        let issuer = format!("http://localhost:{}", ports::row(1));
         let provider = match setting.provider {
             Some(make) => Some(provider_at(&issuer, make(&issuer)).await),
             None => None,
