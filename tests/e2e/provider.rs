@@ -61,9 +61,10 @@ async fn c16_a_provider_that_is_down_at_the_start() {
         // Discovery may have been tried a moment ago.
         wait::until("the provider's page", Duration::from_secs(5), async || {
             let page = ann.follow(&target).await.pop().unwrap();
-            match page.url.as_str().starts_with(&world.issuer) {
-                true => Ok(()),
-                false => Err(page.text()),
+            if page.url.as_str().starts_with(&world.issuer) {
+                Ok(())
+            } else {
+                Err(page.text())
             }
         })
         .await;

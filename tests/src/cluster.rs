@@ -62,16 +62,16 @@ impl Cluster {
 
     /// The same with certificates that are there already.
     pub async fn start_on(site: Site, plan: Plan) -> Self {
-        let mut cluster = Self::launch(site, plan);
+        let mut cluster = Self::launch(site, &plan);
         cluster.ready().await;
         cluster
     }
 
     /// Starts everything.
-    pub fn launch(site: Site, plan: Plan) -> Self {
+    pub fn launch(site: Site, plan: &Plan) -> Self {
         let port = ports::row(8);
         let path = site.path("config.yaml");
-        std::fs::write(&path, configuration(&site, &plan, port))
+        std::fs::write(&path, configuration(&site, plan, port))
             .expect("the configuration is written");
         let mut programs: Vec<_> = match plan.layout {
             Layout::AllInOne => vec![Program {
@@ -113,8 +113,8 @@ impl Cluster {
             .map(|program| program.start(&site))
             .collect();
         Self {
-            site,
             processes,
+            site,
             port,
             programs,
         }

@@ -171,11 +171,13 @@ impl Person {
             let stream = self.connect(&host, port).await.expect("a connection");
             tokio_tungstenite::client_async(request, stream).await
         };
-        match tokio::time::timeout(PATIENCE, connecting).await {
-            Ok(Ok((socket, _))) => Ok(socket),
-            Ok(Err(tungstenite::Error::Http(response))) => Err(*response),
-            Ok(Err(error)) => panic!("{url}: {error}"),
-            Err(_) => panic!("no WebSocket from {url} within {PATIENCE:?}"),
+        let outcome = tokio::time::timeout(PATIENCE, connecting)
+            .await
+            .unwrap_or_else(|_| panic!("no WebSocket from {url} within {PATIENCE:?}"));
+        match outcome {
+            Ok((socket, _)) => Ok(socket),
+            Err(tungstenite::Error::Http(response)) => Err(*response),
+            Err(error) => panic!("{url}: {error}"),
         }
     }
 

@@ -62,9 +62,10 @@ impl Upstream {
     pub async fn until_seen(&self, target: &str) {
         wait::until(target, Duration::from_secs(10), async || {
             let seen = self.seen();
-            match seen.iter().any(|it| it.target == target) {
-                true => Ok(()),
-                false => Err(seen),
+            if seen.iter().any(|it| it.target == target) {
+                Ok(())
+            } else {
+                Err(seen)
             }
         })
         .await;
