@@ -57,6 +57,9 @@ const NEED_SESSION: [&str; 8] = [
     "/.pomerium/mcp/routes",
 ];
 
+/// Tells people who they are, and those without a session that they have none.
+pub const USER_PAGE: &str = "/.pomerium/";
+
 /// Decides about a request to a route.
 pub fn decide(request: &CheckRequest, route: &Route, facts: &Facts, now: Timestamp) -> Ruling {
     if let Some(ruling) = refused_credential(&facts.visitor) {
@@ -85,6 +88,11 @@ pub fn decide(request: &CheckRequest, route: &Route, facts: &Facts, now: Timesta
 /// Whether one of our own endpoints answers only people with a session.
 pub fn needs_session(path: &str) -> bool {
     NEED_SESSION.contains(&path)
+}
+
+/// Whether the answer of one of our own endpoints depends on the session.
+pub fn reads_session(path: &str) -> bool {
+    needs_session(path) || path == USER_PAGE
 }
 
 /// Decides about a request to one of Postern's own endpoints.

@@ -38,7 +38,7 @@ const PREVIOUS_COUNTS: Duration = Duration::from_secs(60);
 const LARGE_HEADERS: usize = 6 * 1024;
 
 /// Own endpoints that hand the assertion, or what stands in it, to the person.
-const NEED_ASSERTION: [&str; 3] = ["/.pomerium/", "/.pomerium/jwt", "/.pomerium/user"];
+const NEED_ASSERTION: [&str; 3] = [decide::USER_PAGE, "/.pomerium/jwt", "/.pomerium/user"];
 
 /// The decision point. Implements [`Authorizer`] by function calls.
 #[derive(Debug)]
@@ -253,14 +253,17 @@ impl Local {
         snapshot: &Snapshot,
         now: Timestamp,
     ) -> Result<Decision, AuthorizeError> {
-        let provider_ids: Vec<&str> = snapshot.provider_ids().iter().map(AsRef::as_ref).collect();
-        let format = BearerTokenFormat::Default;
-        let credential = credential_of(request, snapshot, &provider_ids, format);
-        let facts = match self.facts(request, snapshot, None, credential, now).await {
-            Ok(facts) => facts,
-            // Signing in and out must work, and pages be seen, while sessions can't be read.
-            Err(error) if decide::needs_session(&request.path) => return Err(unavailable(&error)),
-            Err(_) => Facts::default(),
+        let facts = if decide::reads_session(&request.path) {
+            let provider_ids: Vec<&str> =
+                snapshot.provider_ids().iter().map(AsRef::as_ref).collect();
+            let format = BearerTokenFormat::Default;
+            let credential = credential_of(request, snapshot, &provider_ids, format);
+            self.facts(request, snapshot, None, credential, now)
+                .await
+                .map_err(|error| unavailable(&error))?
+        } else {
+            // Nothing about it depends on who asks, so it works while sessions can't be read.
+            Facts::default()
         };
         let ruling = decide::decide_own_endpoint(request, &facts);
         if ruling.outcome != Outcome::Allow {
