@@ -8,12 +8,10 @@ use postern_common::config::BearerTokenFormat;
 use postern_common::crypto::handle::{Handle, Place};
 use postern_common::crypto::keys::SecretKey;
 use postern_common::web::cookie;
+use postern_common::web::credentials::SESSION_PARAMETER;
 
 /// Header of programs that need `Authorization` for the upstream.
 pub const HANDLE_HEADER: HeaderName = HeaderName::from_static("x-pomerium-authorization");
-
-/// Parameter of programs that can set no header.
-const HANDLE_PARAMETER: &str = "pomerium_session";
 
 /// What is known beforehand about how requests to this route identify themselves.
 #[derive(Debug, Clone, Copy)]
@@ -157,7 +155,7 @@ fn header_token(headers: &HeaderMap) -> Option<&str> {
 
 fn query_token(query: Option<&str>) -> Option<String> {
     url::form_urlencoded::parse(query?.as_bytes())
-        .find(|(name, value)| name == HANDLE_PARAMETER && !value.is_empty())
+        .find(|(name, value)| name == SESSION_PARAMETER && !value.is_empty())
         .map(|(_, value)| value.into_owned())
 }
 

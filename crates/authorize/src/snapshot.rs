@@ -12,6 +12,7 @@ use postern_common::config::{
 };
 use postern_common::route::table::IncomingPorts;
 use postern_common::route::{Authority, RouteTable, Target, TargetForm};
+use postern_common::web::credentials::OwnNames;
 use postern_common::web::page::Look;
 use postern_policy::Fact;
 
@@ -29,6 +30,8 @@ pub struct Snapshot {
     pub certificates: CertificateExaminer,
     /// How refusals look that are answered from here, for Envoy.
     pub look: Look,
+    /// What Envoy has to keep from upstreams.
+    pub own_names: OwnNames,
     routes: HashMap<RouteId, Arc<LoadedRoute>>,
     table: RouteTable,
     provider_ids: Vec<Arc<str>>,
@@ -65,6 +68,10 @@ impl Snapshot {
             keep_tokens: keep_tokens(&config),
             certificates: CertificateExaminer::new(config.downstream_mtls.as_ref()),
             look: Look::new(&config.branding),
+            own_names: OwnNames::new(
+                &config.cookie.name,
+                config.identity.claims_headers.iter().map(|(name, _)| name),
+            ),
             routes,
             table: RouteTable::new(&config.routes, ports),
             provider_ids: provider_ids.into_iter().collect(),

@@ -14,11 +14,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use postern_common::authz::Scheme;
 use postern_common::lifecycle::Phase;
 use postern_common::route::{RawTarget, Target, authority_of};
+use postern_common::web::credentials::without_session;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::core::Shared;
-use crate::forward::rewrite::without_session;
 use crate::limits;
 
 /// Connections at once; each carries next to nothing.

@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, LOCATION};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 use postern_common::authz::{Allow, CheckRequest, Decision, Deny, DenyKind};
-use postern_common::config::Config;
 use postern_common::rpc::stubs::envoy::config::core::v3::{
     HeaderValue as ProtoValue, HeaderValueOption, header_value_option::HeaderAppendAction,
 };
@@ -14,7 +13,7 @@ use postern_common::rpc::stubs::envoy::r#type::v3::HttpStatus;
 use postern_common::rpc::stubs::ext_authz as proto;
 use postern_common::rpc::stubs::ext_authz::check_response::HttpResponse;
 use postern_common::rpc::stubs::google::rpc;
-use postern_common::web::cookie;
+use postern_common::web::credentials::{self, OwnNames};
 use postern_common::web::page::Look;
 use postern_common::web::refusal::Refusal;
 use tonic::Code;
@@ -29,7 +28,7 @@ pub fn decided(
     snapshot: &Snapshot,
 ) -> proto::CheckResponse {
     match decision {
-        Decision::Allow(allow) => allowed(allow, request, &snapshot.config),
+        Decision::Allow(allow) => allowed(allow, request, &snapshot.own_names),
         // Crawlers take a refusal for leave to look at everything else.
         Decision::Deny(_) if &*request.path == "/robots.txt" => denied(robots()),
         Decision::Deny(deny) => denied(refusal(deny, request, &snapshot.look)),
@@ -38,12 +37,7 @@ pub fn decided(
 
 /// There is no decision.
 pub fn undecided(request: &CheckRequest, look: &Look) -> proto::CheckResponse {
-    refuse(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "access can't be decided just now",
-        request,
-        look,
-    )
+    denied(unavailable(request, look))
 }
 
 /// Nothing of ours serves the URL.
@@ -77,6 +71,15 @@ pub fn unreadable(error: &QuestionError) -> proto::CheckResponse {
     denied(response)
 }
 
+fn unavailable(request: &CheckRequest, look: &Look) -> Response<bytes::Bytes> {
+    Refusal::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "access can't be decided just now",
+        Arc::clone(&request.request_id),
+    )
+    .respond(&request.headers, look)
+}
+
 fn refuse(
     status: StatusCode,
     reason: &str,
@@ -87,7 +90,7 @@ fn refuse(
     denied(Refusal::new(status, reason, id).respond(&request.headers, look))
 }
 
-fn allowed(allow: &Allow, request: &CheckRequest, config: &Config) -> proto::CheckResponse {
+fn allowed(allow: &Allow, request: &CheckRequest, own: &OwnNames) -> proto::CheckResponse {
     let mut headers: Vec<_> = allow.set_headers.iter().map(overwrite).collect();
     let set = |name: &HeaderName| allow.set_headers.iter().any(|(known, _)| known == name);
     let mut remove: BTreeSet<&str> = allow
@@ -99,55 +102,35 @@ fn allowed(allow: &Allow, request: &CheckRequest, config: &Config) -> proto::Che
         request
             .headers
             .keys()
-            .filter(|name| is_ours(name, config) && !set(name))
+            .filter(|name| own.forbids(name) && !set(name))
             .map(HeaderName::as_str),
     );
-    if let Some(value) = request.headers.get(AUTHORIZATION)
-        && (allow.consumed.bearer || is_handle(value))
+    let mut authorizations = request.headers.get_all(AUTHORIZATION).iter();
+    if authorizations.any(|value| credentials::is_own_authorization(value, allow.consumed))
         && !set(&AUTHORIZATION)
     {
         remove.insert(AUTHORIZATION.as_str());
     }
     if request.headers.contains_key(COOKIE) {
-        let kept = foreign_cookies(&request.headers, &config.cookie.name);
-        match HeaderValue::try_from(kept) {
-            Ok(kept) if !kept.is_empty() => headers.push(overwrite(&(COOKIE, kept))),
-            _ => {
+        match own.foreign_cookies(&request.headers) {
+            Some(kept) => headers.push(overwrite(&(COOKIE, kept))),
+            None => {
                 remove.insert(COOKIE.as_str());
             }
         }
     }
+    let query = request.query.as_deref().unwrap_or_default();
+    let parameters: BTreeSet<&str> = credentials::session_parameters(query).collect();
     proto::CheckResponse {
         status: Some(rpc::Status::default()),
         http_response: Some(HttpResponse::OkResponse(proto::OkHttpResponse {
             headers,
             headers_to_remove: remove.into_iter().map(ToOwned::to_owned).collect(),
+            query_parameters_to_remove: parameters.into_iter().map(ToOwned::to_owned).collect(),
             ..proto::OkHttpResponse::default()
         })),
         dynamic_metadata: None,
     }
-}
-
-/// Headers that only we may set, in every spelling that an upstream could take for one of them.
-fn is_ours(name: &HeaderName, config: &Config) -> bool {
-    let spelled = |name: &HeaderName| name.as_str().replace('_', "-");
-    let plain = spelled(name);
-    let mut claims = config.identity.claims_headers.iter();
-    plain.starts_with("x-pomerium-") || claims.any(|(header, _)| spelled(header) == plain)
-}
-
-fn is_handle(authorization: &HeaderValue) -> bool {
-    let value = authorization.as_bytes();
-    value.starts_with(b"Pomerium ") || value.starts_with(b"Bearer Pomerium-")
-}
-
-/// The `Cookie` header without cookies of ours.
-fn foreign_cookies(headers: &HeaderMap, cookie_name: &str) -> String {
-    let kept: Vec<String> = cookie::pairs(headers)
-        .filter(|(name, _)| !name.starts_with(cookie_name))
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect();
-    kept.join("; ")
 }
 
 fn robots() -> Response<bytes::Bytes> {
@@ -167,7 +150,7 @@ fn refusal(deny: &Deny, request: &CheckRequest, look: &Look) -> Response<bytes::
     match &deny.kind {
         DenyKind::SignIn { location } => match HeaderValue::try_from(location) {
             Ok(location) => refusal = refusal.header(LOCATION, location),
-            Err(_) => return Response::new(bytes::Bytes::new()),
+            Err(_) => return unavailable(request, look),
         },
         DenyKind::Unauthenticated { sign_in_url } => {
             refusal = refusal.sign_in_url(sign_in_url.clone());

@@ -293,6 +293,48 @@ fn s05_s06_upstreams_behind_envoy_see_no_credential_and_no_forged_header() {
 }
 
 #[test]
+fn s05_s06_whoever_hands_requests_on_strips_the_same() {
+    let request = CheckRequest {
+        query: Some("a=1&pomerium_session=X&%70omerium_session=Y".into()),
+        ..base_request(
+            "/",
+            &[
+                ("authorization", "Basic x"),
+                ("authorization", "bearer  pomerium-X"),
+                ("impersonate-user", "admin"),
+                ("impersonate_group", "system:masters"),
+                ("x-postern-anything", "forged"),
+                ("x_forwarded_for", "10.0.0.1"),
+                ("x-forwarded-for", "192.0.2.1"),
+                ("x-envoy-original-path", "/"),
+                ("cookie", "flag; _pomerium=x"),
+                ("cookie", "b=2"),
+            ],
+        )
+    };
+    let ok = allow_response(Allow::default(), &request);
+    assert_eq!(
+        ok.headers_to_remove,
+        [
+            "authorization",
+            "impersonate-user",
+            "impersonate_group",
+            "x-postern-anything",
+            "x_forwarded_for"
+        ]
+    );
+    assert_eq!(
+        ok.query_parameters_to_remove,
+        ["%70omerium_session", "pomerium_session"]
+    );
+    let cookie = ok.headers[0].header.as_ref().unwrap();
+    assert_eq!(
+        (cookie.key.as_str(), cookie.value.as_str()),
+        ("cookie", "flag; b=2")
+    );
+}
+
+#[test]
 fn denials() {
     let snapshot = Snapshot::new(Arc::new(config(Vec::new())), 0);
     let deny = |kind: DenyKind, headers: &[(&'static str, &str)]| {
@@ -330,6 +372,13 @@ fn denials() {
         header(&sign_in, "location").unwrap(),
         "https://auth.corp.test/x"
     );
+    let broken = deny(
+        DenyKind::SignIn {
+            location: "https://auth.corp.test/\n".into(),
+        },
+        &[],
+    );
+    assert_eq!(broken.status.as_ref().unwrap().code, 503);
     let robots = {
         let deny = Deny {
             kind: DenyKind::Forbidden,

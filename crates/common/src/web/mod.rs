@@ -2,6 +2,7 @@
 //! may not pass, how pages look, cookies, and where a redirect may lead.
 
 pub mod cookie;
+pub mod credentials;
 pub mod negotiate;
 pub mod page;
 pub mod redirect;

@@ -2,7 +2,6 @@
 //!
 //! They are built anew from the client's: what is not taken over can't reach the upstream.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 
 use http::header::{
@@ -12,6 +11,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 use postern_common::authz::Allow;
 use postern_common::config::PassIdentity;
+use postern_common::web::credentials::{OwnNames, is_own_authorization};
 
 pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -29,10 +29,7 @@ const ASSERTION_FOR: HeaderName = HeaderName::from_static("x-pomerium-jwt-assert
 /// What depends on the configuration only, built with the snapshot.
 #[derive(Debug)]
 pub(crate) struct HeaderRules {
-    /// `cookie_name`; every cookie that starts with it is ours.
-    cookie_name: String,
-    /// Configured claim headers that no prefix covers, with `-` for `_`.
-    claim_headers: Vec<HeaderName>,
+    own: OwnNames,
     /// `skip_xff_append` is not set.
     append_forwarded_for: bool,
     /// `xff_num_trusted_hops`
@@ -76,12 +73,8 @@ impl HeaderRules {
         append_forwarded_for: bool,
         trusted_hops: usize,
     ) -> Self {
-        let claim_headers = claim_headers.into_iter().map(dashed);
         Self {
-            cookie_name: cookie_name.to_owned(),
-            claim_headers: claim_headers
-                .filter(|name| !is_reserved(name.as_str()))
-                .collect(),
+            own: OwnNames::new(cookie_name, claim_headers),
             append_forwarded_for,
             trusted_hops,
         }
@@ -89,14 +82,7 @@ impl HeaderRules {
 
     /// Whether clients must not send this header, in any spelling.
     pub(crate) fn forbids(&self, name: &HeaderName) -> bool {
-        let text = name.as_str();
-        if text.contains('_') {
-            let name = dashed(name);
-            return is_reserved(name.as_str())
-                || is_forwarding(&name)
-                || self.claim_headers.contains(&name);
-        }
-        is_reserved(text) || self.claim_headers.contains(name)
+        self.own.forbids(name) || is_of_envoy(name.as_str())
     }
 
     /// Headers for the upstream from those of the client.
@@ -117,14 +103,14 @@ impl HeaderRules {
                 || self.forbids(name)
                 || (*name == AUTHORIZATION
                     && forwarding.receiver == Receiver::Upstream
-                    && is_own_credential(value, allow));
+                    && is_own_authorization(value, allow.consumed));
             if !dropped {
                 out.append(name, value.clone());
             }
         }
         match forwarding.receiver {
             Receiver::Upstream => {
-                if let Some(cookies) = self.cookies(client) {
+                if let Some(cookies) = self.own.foreign_cookies(client) {
                     out.insert(COOKIE, cookies);
                 }
             }
@@ -163,7 +149,7 @@ impl HeaderRules {
                 && (*name == ASSERTION
                     || *name == ASSERTION_FOR
                     || name.as_str().starts_with("x-pomerium-claim-")
-                    || self.claim_headers.contains(name));
+                    || self.own.is_claim(name));
             if !hidden {
                 out.insert(name, value.clone());
             }
@@ -187,48 +173,11 @@ impl HeaderRules {
         set(out, X_ENVOY_ORIGINAL_PATH, forwarding.replaced_path);
         set(out, X_REQUEST_ID, Some(forwarding.request_id));
     }
-
-    /// The client's cookies without ours, in one field (RFC 9113 8.2.3 lets clients split them).
-    fn cookies(&self, client: &HeaderMap) -> Option<HeaderValue> {
-        let mut fields = client.get_all(COOKIE).iter().peekable();
-        let first = fields.next()?;
-        let ours = |value: &HeaderValue| {
-            let name = self.cookie_name.as_bytes();
-            value
-                .as_bytes()
-                .windows(name.len().max(1))
-                .any(|window| window == name)
-        };
-        if fields.peek().is_none() && !ours(first) {
-            return Some(first.clone());
-        }
-        let kept: Vec<&[u8]> = client
-            .get_all(COOKIE)
-            .iter()
-            .flat_map(|field| field.as_bytes().split(|b| *b == b';'))
-            .map(<[u8]>::trim_ascii)
-            .filter(|cookie| !cookie.is_empty() && !cookie.starts_with(self.cookie_name.as_bytes()))
-            .collect();
-        let joined = kept.join(&b"; "[..]);
-        HeaderValue::from_bytes(&joined)
-            .ok()
-            .filter(|value| !value.is_empty())
-    }
 }
 
-/// Names that only we set: no client may, whatever an upstream makes of them.
-fn is_reserved(name: &str) -> bool {
-    (name.starts_with("x-")
-        && (name.starts_with("x-pomerium-")
-            || name.starts_with("x-postern-")
-            || name.starts_with("x-envoy-")
-            || name == "x-forwarded-client-cert"))
-        || name.starts_with("impersonate-")
-}
-
-/// Rebuilt by us; another spelling of one would stand beside ours.
-fn is_forwarding(name: &HeaderName) -> bool {
-    is_rebuilt(name) || *name == AUTHORIZATION
+/// What Envoy tells upstreams; here, where clients come in, nobody does.
+fn is_of_envoy(name: &str) -> bool {
+    name.starts_with("x-envoy-") || name == "x-forwarded-client-cert"
 }
 
 /// Taken from elsewhere, never copied.
@@ -282,27 +231,6 @@ pub(crate) fn has_token(value: &HeaderValue, token: &str) -> bool {
     })
 }
 
-/// A session handle, or a provider's token that authorize has used up.
-fn is_own_credential(value: &HeaderValue, allow: &Allow) -> bool {
-    let Some((scheme, rest)) = split_scheme(value.as_bytes()) else {
-        return value.as_bytes().eq_ignore_ascii_case(b"pomerium");
-    };
-    if scheme.eq_ignore_ascii_case(b"pomerium") {
-        return true;
-    }
-    let handle = rest
-        .get(..9)
-        .is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"pomerium-"));
-    scheme.eq_ignore_ascii_case(b"bearer") && (allow.consumed.bearer || handle)
-}
-
-fn split_scheme(value: &[u8]) -> Option<(&[u8], &[u8])> {
-    let value = value.trim_ascii();
-    let at = value.iter().position(u8::is_ascii_whitespace)?;
-    let (scheme, rest) = value.split_at(at);
-    Some((scheme, rest.trim_ascii()))
-}
-
 /// All values of a field in one (RFC 9110 5.3), as bytes: one that is no ASCII is not to hide the
 /// others.
 fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
@@ -332,15 +260,6 @@ fn set(out: &mut HeaderMap, name: HeaderName, value: Option<impl AsRef<[u8]>>) {
     if let Some(value) = value {
         out.insert(name, value);
     }
-}
-
-/// The same name with `-` for `_`: CGI and its heirs read the two alike.
-fn dashed(name: &HeaderName) -> HeaderName {
-    let text = match name.as_str() {
-        text if text.contains('_') => Cow::Owned(text.replace('_', "-")),
-        text => Cow::Borrowed(text),
-    };
-    HeaderName::try_from(&*text).unwrap_or_else(|_| name.clone())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Where a `redirect` route sends its visitors. Pure.
 
 use postern_common::config::{PathMatcher, Redirect, RedirectPath, RedirectQuery};
+use postern_common::web::credentials::without_session;
 
 use super::rewrite;
 
@@ -37,7 +38,7 @@ pub(crate) fn location(redirect: &Redirect, matcher: &PathMatcher, asked: &Asked
     let mut out = format!("{scheme}://{host}{port}{path}");
     let keep = redirect.query == RedirectQuery::Keep && may_add_query;
     if let Some(query) = asked.query.filter(|_| keep) {
-        let query = rewrite::without_session(query);
+        let query = without_session(query);
         if !query.is_empty() {
             out.push('?');
             out.push_str(&query);

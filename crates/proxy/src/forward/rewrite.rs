@@ -4,10 +4,8 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderValue};
 use postern_common::config::{HostHeader, PathMatcher, PathRewrite};
+use postern_common::web::credentials::without_session;
 use regex::Regex;
-
-/// The handle in the query: a credential of ours, which no upstream may see.
-const SESSION_PARAMETER: &str = "pomerium_session";
 
 /// The path that the upstream gets. `path` is in normal form and satisfies `matcher`.
 pub(crate) fn path<'a>(
@@ -41,24 +39,6 @@ pub(crate) fn path_and_query(path: &str, query: Option<&str>) -> String {
     match query.map(without_session) {
         Some(query) if !query.is_empty() => format!("{path}?{query}"),
         Some(_) | None => path.to_owned(),
-    }
-}
-
-/// The query without the parameter that carries a session handle, however it is escaped.
-pub(crate) fn without_session(query: &str) -> Cow<'_, str> {
-    let is_session = |pair: &str| {
-        let name = pair.split('=').next().unwrap_or_default();
-        name == SESSION_PARAMETER
-            || (name.contains(['%', '+'])
-                && percent_encoding::percent_decode_str(name)
-                    .decode_utf8()
-                    .is_ok_and(|name| name == SESSION_PARAMETER))
-    };
-    if query.split('&').any(is_session) {
-        let kept: Vec<_> = query.split('&').filter(|pair| !is_session(pair)).collect();
-        Cow::Owned(kept.join("&"))
-    } else {
-        Cow::Borrowed(query)
     }
 }
 

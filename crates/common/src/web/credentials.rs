@@ -1,0 +1,272 @@
+//! What of a request is between its client and us: headers that only we set, and credentials of
+//! ours. Pure. Whoever hands requests on (the proxy itself, or Envoy as authorize tells it) keeps
+//! all of it from the upstream.
+
+use std::borrow::Cow;
+
+use http::header::{AUTHORIZATION, COOKIE, FORWARDED, HOST};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::authz::ConsumedCredentials;
+
+/// The parameter of the query that carries a session handle, for programs that can set no header.
+pub const SESSION_PARAMETER: &str = "pomerium_session";
+
+/// Names that are ours by configuration, made once for each.
+#[derive(Debug, Clone)]
+pub struct OwnNames {
+    /// `cookie_name`; every cookie that starts with it is ours.
+    cookie_name: String,
+    /// Configured claim headers that no prefix covers, with `-` for `_`.
+    claim_headers: Vec<HeaderName>,
+}
+
+impl OwnNames {
+    pub fn new<'a>(
+        cookie_name: &str,
+        claim_headers: impl IntoIterator<Item = &'a HeaderName>,
+    ) -> Self {
+        let claim_headers = claim_headers.into_iter().map(dashed);
+        Self {
+            cookie_name: cookie_name.to_owned(),
+            claim_headers: claim_headers
+                .filter(|name| !is_reserved(name.as_str()))
+                .collect(),
+        }
+    }
+
+    /// Whether clients must not send this header: only we set it, in any spelling that an upstream
+    /// could take for it; or it is another spelling of one that proxies set.
+    pub fn forbids(&self, name: &HeaderName) -> bool {
+        if name.as_str().contains('_') {
+            let name = dashed(name);
+            return is_reserved(name.as_str())
+                || is_of_proxies(&name)
+                || self.claim_headers.contains(&name);
+        }
+        is_reserved(name.as_str()) || self.claim_headers.contains(name)
+    }
+
+    /// Whether this is one of the configured claim headers.
+    pub fn is_claim(&self, name: &HeaderName) -> bool {
+        self.claim_headers.contains(name)
+    }
+
+    /// The client's cookies without ours, in one field (RFC 9113 8.2.3 lets clients split them).
+    pub fn foreign_cookies(&self, client: &HeaderMap) -> Option<HeaderValue> {
+        let mut fields = client.get_all(COOKIE).iter().peekable();
+        let first = fields.next()?;
+        let ours = |value: &HeaderValue| {
+            let name = self.cookie_name.as_bytes();
+            value
+                .as_bytes()
+                .windows(name.len().max(1))
+                .any(|window| window == name)
+        };
+        if fields.peek().is_none() && !ours(first) {
+            return Some(first.clone());
+        }
+        let kept: Vec<&[u8]> = client
+            .get_all(COOKIE)
+            .iter()
+            .flat_map(|field| field.as_bytes().split(|b| *b == b';'))
+            .map(<[u8]>::trim_ascii)
+            .filter(|cookie| !cookie.is_empty() && !cookie.starts_with(self.cookie_name.as_bytes()))
+            .collect();
+        let joined = kept.join(&b"; "[..]);
+        HeaderValue::from_bytes(&joined)
+            .ok()
+            .filter(|value| !value.is_empty())
+    }
+}
+
+/// Whether an `Authorization` is a session handle, or a provider's token that authorize has used
+/// up.
+pub fn is_own_authorization(value: &HeaderValue, consumed: ConsumedCredentials) -> bool {
+    let Some((scheme, rest)) = split_scheme(value.as_bytes()) else {
+        return value.as_bytes().eq_ignore_ascii_case(b"pomerium");
+    };
+    if scheme.eq_ignore_ascii_case(b"pomerium") {
+        return true;
+    }
+    let handle = rest
+        .get(..9)
+        .is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"pomerium-"));
+    scheme.eq_ignore_ascii_case(b"bearer") && (consumed.bearer || handle)
+}
+
+/// Whether a pair of a query, as it stands there, carries a session handle, however it is escaped.
+pub fn is_session_pair(pair: &str) -> bool {
+    let name = pair_name(pair);
+    name == SESSION_PARAMETER
+        || (name.contains('%')
+            && percent_encoding::percent_decode_str(name)
+                .decode_utf8()
+                .is_ok_and(|name| name == SESSION_PARAMETER))
+}
+
+/// Names, as they stand there, under which a query carries session handles.
+pub fn session_parameters(query: &str) -> impl Iterator<Item = &str> {
+    query
+        .split('&')
+        .filter(|pair| is_session_pair(pair))
+        .map(pair_name)
+}
+
+/// The query without pairs that carry a session handle. Every other byte stays as it was sent.
+pub fn without_session(query: &str) -> Cow<'_, str> {
+    if query.split('&').any(is_session_pair) {
+        let kept: Vec<_> = query
+            .split('&')
+            .filter(|pair| !is_session_pair(pair))
+            .collect();
+        Cow::Owned(kept.join("&"))
+    } else {
+        Cow::Borrowed(query)
+    }
+}
+
+fn pair_name(pair: &str) -> &str {
+    pair.split('=').next().unwrap_or_default()
+}
+
+/// Names that only we set: no client may, whatever an upstream makes of them. Kubernetes and its
+/// heirs let whoever presents our token be anybody by `Impersonate-*`.
+fn is_reserved(name: &str) -> bool {
+    ["x-pomerium-", "x-postern-", "impersonate-"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
+}
+
+/// Set by the proxy that a client talks to; another spelling of one would stand beside its own.
+fn is_of_proxies(name: &HeaderName) -> bool {
+    const NAMES: [&str; 6] = [
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-forwarded-host",
+        "x-forwarded-client-cert",
+        "x-real-ip",
+        "x-request-id",
+    ];
+    [HOST, COOKIE, FORWARDED, AUTHORIZATION].contains(name)
+        || NAMES.contains(&name.as_str())
+        || name.as_str().starts_with("x-envoy-")
+}
+
+fn split_scheme(value: &[u8]) -> Option<(&[u8], &[u8])> {
+    let value = value.trim_ascii();
+    let at = value.iter().position(u8::is_ascii_whitespace)?;
+    let (scheme, rest) = value.split_at(at);
+    Some((scheme, rest.trim_ascii()))
+}
+
+/// The same name with `-` for `_`: CGI and its heirs read the two alike.
+fn dashed(name: &HeaderName) -> HeaderName {
+    let text = match name.as_str() {
+        text if text.contains('_') => Cow::Owned(text.replace('_', "-")),
+        text => Cow::Borrowed(text),
+    };
+    HeaderName::try_from(&*text).unwrap_or_else(|_| name.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn own() -> OwnNames {
+        let claims = ["x-email", "x_team", "x-pomerium-claim-name"].map(HeaderName::from_static);
+        OwnNames::new("_pomerium", &claims)
+    }
+
+    #[test]
+    fn s06_headers_that_only_we_set_in_any_spelling() {
+        for (name, forbidden) in [
+            ("x-pomerium-claim-email", true),
+            ("x_pomerium-claim_email", true),
+            ("x-postern-heartbeat", true),
+            ("impersonate-user", true),
+            ("impersonate_group", true),
+            ("impersonate-extra-scopes", true),
+            ("x-email", true),
+            ("x_email", true),
+            ("x-team", true),
+            ("x_team", true),
+            // A proxy's own are its; another spelling of them is nobody's.
+            ("x-forwarded-for", false),
+            ("x_forwarded_for", true),
+            ("x_envoy-original-path", true),
+            ("x_forwarded-client-cert", true),
+            ("x_real_ip", true),
+            ("accept", false),
+            ("x-emails", false),
+            ("my_header", false),
+        ] {
+            assert_eq!(
+                own().forbids(&HeaderName::from_static(name)),
+                forbidden,
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn s05_own_cookies_go_and_others_stay_as_they_are() {
+        let cookies = |fields: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for field in fields {
+                headers.append(COOKIE, HeaderValue::from_static(field));
+            }
+            let kept = own().foreign_cookies(&headers);
+            kept.map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(cookies(&[]), None);
+        assert_eq!(cookies(&["a=1;flag;  b"]).unwrap(), "a=1;flag;  b");
+        assert_eq!(
+            cookies(&["a=1; _pomerium=x; flag", "_pomerium_csrf=y;b=2"]).unwrap(),
+            "a=1; flag; b=2"
+        );
+        assert_eq!(cookies(&["_pomerium=x"]), None);
+    }
+
+    #[test]
+    fn s05_authorization_that_is_ours() {
+        let none = ConsumedCredentials::default();
+        let used = ConsumedCredentials { bearer: true };
+        for (value, consumed, ours) in [
+            ("Pomerium X", none, true),
+            ("pomerium\tX", none, true),
+            ("Pomerium", none, true),
+            ("Bearer Pomerium-X", none, true),
+            ("bearer   pomerium-X", none, true),
+            ("Bearer X", none, false),
+            ("bearer X", used, true),
+            ("Basic X", used, false),
+        ] {
+            let header = HeaderValue::from_static(value);
+            assert_eq!(is_own_authorization(&header, consumed), ours, "{value}");
+        }
+    }
+
+    #[test]
+    fn names_of_session_parameters_are_as_sent() {
+        let found: Vec<_> =
+            session_parameters("a=1&pomerium_session=X&%70omerium_session=Y&pomerium_sessions=1")
+                .collect();
+        assert_eq!(found, ["pomerium_session", "%70omerium_session"]);
+        assert_eq!(without_session("a=1&pomerium_session=X&b"), "a=1&b");
+    }
+
+    proptest! {
+        #[test]
+        fn s05_no_session_parameter_survives(
+            query in "(pomerium_session|a|%70omerium_session|pomerium%5Fsession|&|=|x|\\+|%ff){0,8}"
+        ) {
+            let kept = without_session(&query).into_owned();
+            for (name, _) in url::form_urlencoded::parse(kept.as_bytes()) {
+                prop_assert_ne!(name, SESSION_PARAMETER);
+            }
+        }
+    }
+}
