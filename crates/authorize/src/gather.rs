@@ -21,9 +21,6 @@ use crate::records::{
 use crate::replica::data::{Data, Table, Versioned};
 use crate::replica::{LookupError, Replica, Wanted};
 
-const DEVICE_CREDENTIAL: &str = "type.googleapis.com/pomerium.device.Credential";
-const DEVICE_ENROLLMENT: &str = "type.googleapis.com/pomerium.device.Enrollment";
-
 /// Where and how long to look.
 #[derive(Debug, Clone, Copy)]
 pub struct Gather<'a> {
@@ -272,11 +269,13 @@ impl Gather<'_> {
                 continue;
             };
             let recent = |kind, id| Box::pin(self.replica.recent(kind, id, self.within));
-            let Some(credential) = recent(DEVICE_CREDENTIAL, credential_id).await? else {
+            let Some(credential) = recent(record_type::DEVICE_CREDENTIAL, credential_id).await?
+            else {
                 continue;
             };
             let credential: device::Credential = message(&credential)?;
-            let enrollment = recent(DEVICE_ENROLLMENT, &credential.enrollment_id).await?;
+            let enrollment =
+                recent(record_type::DEVICE_ENROLLMENT, &credential.enrollment_id).await?;
             let approved = match enrollment {
                 None => false,
                 Some(record) => {

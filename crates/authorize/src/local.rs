@@ -79,6 +79,7 @@ impl Local {
         metrics: Metrics,
     ) -> Self {
         let current = Arc::new(Snapshot::new(Arc::clone(config), 0));
+        replica.look_up(current.looked_up.clone());
         Self {
             bearers: Bearers::new(Arc::clone(&replica), http, config, metrics.clone()),
             replica,
@@ -99,6 +100,8 @@ impl Local {
         let current = Arc::new(Snapshot::new(Arc::clone(config), generation));
         self.bearers.load(config);
         let before = Arc::clone(&self.loaded.load().current);
+        let looked_up = before.looked_up.union(&current.looked_up).cloned();
+        self.replica.look_up(looked_up.collect());
         self.loaded.store(Arc::new(Loaded {
             current: Arc::clone(&current),
             previous: Some((before, Instant::now())),

@@ -17,6 +17,8 @@ pub mod record_type {
     pub const SERVICE_ACCOUNT: &str = "type.googleapis.com/user.ServiceAccount";
     pub const DIRECTORY_USER: &str = "pomerium.io/DirectoryUser";
     pub const DIRECTORY_GROUP: &str = "pomerium.io/DirectoryGroup";
+    pub const DEVICE_CREDENTIAL: &str = "type.googleapis.com/pomerium.device.Credential";
+    pub const DEVICE_ENROLLMENT: &str = "type.googleapis.com/pomerium.device.Enrollment";
 }
 
 /// Claims as they are stored: flattened keys, always lists.

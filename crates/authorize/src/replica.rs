@@ -7,12 +7,13 @@
 
 pub mod data;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use jiff::Timestamp;
 use postern_common::authz::Revisit;
 use postern_common::crypto::handle::Handle;
@@ -70,13 +71,21 @@ pub struct Replica {
     /// Records that the databroker said do not exist, for a few seconds.
     absent: moka::sync::Cache<Wanted, ()>,
     /// Records that decisions rest on only on some routes, and that are not in the copy.
-    recent: moka::sync::Cache<(String, String), Option<Arc<Record>>>,
+    recent: moka::sync::Cache<Recent, Option<Arc<Record>>>,
+    /// The types of these records.
+    looked_up: ArcSwap<BTreeSet<String>>,
+    /// Counts what makes `recent` wrong. A look-up that was under way then is remembered under the
+    /// count it began with, where nobody finds it.
+    changes: AtomicU64,
     complaints: RateLimit,
     metrics: Metrics,
 }
 
-/// How long an answer of the databroker about a single record counts, where the feed can't
-/// correct it.
+/// Where a record is remembered that is not in the copy: count of changes, type, id.
+type Recent = (u64, String, String);
+
+/// How long an answer of the databroker about a single record counts, should the feed that
+/// corrects it be late.
 const REMEMBER: Duration = Duration::from_secs(5);
 const REMEMBERED: u64 = 100_000;
 
@@ -138,6 +147,8 @@ impl Replica {
             lookups: Semaphore::new(LOOKUPS),
             absent: remembering(),
             recent: remembering(),
+            looked_up: ArcSwap::default(),
+            changes: AtomicU64::new(0),
             complaints: RateLimit::new(Duration::from_secs(10)),
             metrics,
         }
@@ -158,6 +169,21 @@ impl Replica {
 
     pub fn revisits(&self) -> broadcast::Receiver<Revisit> {
         self.revisits.subscribe()
+    }
+
+    /// Which types of records are looked up one by one: their changes, too, make decisions fall.
+    pub fn look_up(&self, kinds: BTreeSet<String>) {
+        self.looked_up.store(Arc::new(kinds));
+        // What was remembered of a type before its changes were watched.
+        self.forget_recent();
+    }
+
+    fn forget_recent(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn recent_key(&self, kind: &str, id: String) -> Recent {
+        (self.changes.load(Ordering::Acquire), kind.to_owned(), id)
     }
 
     /// Tells that decisions no longer stand.
@@ -193,7 +219,7 @@ impl Replica {
         id: &str,
         within: Duration,
     ) -> Result<Option<Arc<Record>>, LookupError> {
-        let key = (kind.to_owned(), id.to_owned());
+        let key = self.recent_key(kind, id.to_owned());
         if let Some(known) = self.recent.get(&key) {
             return Ok(known);
         }
@@ -210,7 +236,7 @@ impl Replica {
         within: Duration,
     ) -> Result<Option<Arc<Record>>, LookupError> {
         // No id is written like this: an address is none of a record.
-        let key = (kind.to_owned(), format!("$index:{address}"));
+        let key = self.recent_key(kind, format!("$index:{address}"));
         if let Some(known) = self.recent.get(&key) {
             return Ok(known);
         }
@@ -317,6 +343,7 @@ impl Replica {
     /// Takes over a complete copy as a whole.
     pub fn install(&self, data: Arc<Data>) {
         let before = self.data.swap(Some(data));
+        self.forget_recent();
         self.current_at
             .store(Timestamp::now().as_millisecond(), Ordering::Relaxed);
         if before.is_some() {
@@ -413,9 +440,7 @@ impl Replica {
             };
             match message.response {
                 Some(sync_response::Response::Record(record)) => {
-                    if let Change::Revisit(revisit) = self.apply(data, &record) {
-                        self.announce(revisit);
-                    }
+                    self.changed(data, &record);
                 }
                 Some(sync_response::Response::Heartbeat(time)) => {
                     beats = true;
@@ -425,6 +450,18 @@ impl Replica {
                 }
                 Some(sync_response::Response::Options(_)) | None => {}
             }
+        }
+    }
+
+    /// Takes over a change, and tells which decisions it may concern.
+    pub fn changed(&self, data: &Data, record: &Record) {
+        let change = self.apply(data, record);
+        if self.looked_up.load().contains(&record.r#type) {
+            self.forget_recent();
+            // By user or by network: who rests on it can't be told from the record.
+            self.announce(Revisit::Everything);
+        } else if let Change::Revisit(revisit) = change {
+            self.announce(revisit);
         }
     }
 

@@ -17,7 +17,7 @@ use postern_common::web::page::Look;
 use postern_policy::Fact;
 
 use crate::certificate::CertificateExaminer;
-use crate::records::KeepTokens;
+use crate::records::{KeepTokens, record_type};
 
 /// One loaded configuration.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub struct Snapshot {
     pub look: Look,
     /// What Envoy has to keep from upstreams.
     pub own_names: OwnNames,
+    /// Types of records that routes look up one by one, because no copy of them is kept.
+    pub looked_up: BTreeSet<String>,
     routes: HashMap<RouteId, Arc<LoadedRoute>>,
     table: RouteTable,
     provider_ids: Vec<Arc<str>>,
@@ -72,6 +74,7 @@ impl Snapshot {
                 &config.cookie.name,
                 config.identity.claims_headers.iter().map(|(name, _)| name),
             ),
+            looked_up: routes.values().flat_map(|route| looked_up(route)).collect(),
             routes,
             table: RouteTable::new(&config.routes, ports),
             provider_ids: provider_ids.into_iter().collect(),
@@ -96,6 +99,16 @@ impl Snapshot {
     pub fn provider_ids(&self) -> &[Arc<str>] {
         &self.provider_ids
     }
+}
+
+fn looked_up(route: &LoadedRoute) -> impl Iterator<Item = String> {
+    const DEVICES: [&str; 2] = [
+        record_type::DEVICE_CREDENTIAL,
+        record_type::DEVICE_ENROLLMENT,
+    ];
+    let devices = DEVICES.into_iter().filter(|_| route.needs_devices);
+    let records = route.record_types.iter().cloned();
+    records.chain(devices.map(str::to_owned))
 }
 
 /// Whether any route hands a provider's token to its upstream.

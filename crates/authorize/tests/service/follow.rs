@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use postern_common::authz::{Authorizer as _, Decision, DenyKind, Revisit};
 use postern_common::crypto::handle::Handle;
+use postern_common::rpc::stubs::databroker::{PutRequest, Record};
 use postern_common::rpc::stubs::{session, user};
+use prost::Message as _;
 use tokio::sync::broadcast;
 
 use crate::world::{SERVICE_ACCOUNT, SESSION, USER, World, config, list, session as session_of};
@@ -223,4 +225,63 @@ async fn the_age_of_the_data_is_told() {
         })
     })
     .await;
+}
+
+const POSTURE: &str = "example.com/Posture";
+
+const HEALTHY: &str = "- {from: https://app.corp.test, to: http://up, \
+    policy: [{allow: {and: [{record: {type: example.com/Posture, field: state, is: healthy}}]}}]}\n";
+
+async fn posture(world: &World, state: &str) {
+    let text = prost_types::Value {
+        kind: Some(prost_types::value::Kind::StringValue(state.to_owned())),
+    };
+    let object = prost_types::Struct {
+        fields: [("state".to_owned(), text)].into(),
+    };
+    let record = Record {
+        r#type: POSTURE.to_owned(),
+        id: "user-ann".to_owned(),
+        data: Some(prost_types::Any {
+            type_url: "type.googleapis.com/google.protobuf.Struct".to_owned(),
+            value: object.encode_to_vec(),
+        }),
+        ..Record::default()
+    };
+    let request = PutRequest {
+        records: vec![record],
+    };
+    world.databroker().put(request).await.unwrap();
+}
+
+#[tokio::test]
+async fn records_that_a_policy_reads_count_as_soon_as_they_change() {
+    let world = World::new(HEALTHY).await;
+    let ann = world.sign_in("ann", &[]).await;
+    let mut revisits = world.authorize.revisits();
+    posture(&world, "healthy").await;
+    revisit(&mut revisits, &Revisit::Everything).await;
+    world.allowed(&[("cookie", &ann)]).await;
+    posture(&world, "ill").await;
+    revisit(&mut revisits, &Revisit::Everything).await;
+    assert_eq!(
+        world.denied(&[("cookie", &ann)]).await.kind,
+        DenyKind::Forbidden
+    );
+    world.delete(POSTURE, "user-ann").await;
+    revisit(&mut revisits, &Revisit::Everything).await;
+    // Types that no route names concern nobody.
+    world.config.send_replace(config(ENG));
+    revisit(&mut revisits, &Revisit::Everything).await;
+    world.config.send_replace(config(&format!("{ENG}\n")));
+    revisit(&mut revisits, &Revisit::Everything).await;
+    posture(&world, "healthy").await;
+    world.delete(SESSION, "session-ann").await;
+    revisit_only(&mut revisits, &Revisit::Session("session-ann".into())).await;
+}
+
+/// The next one, and no other before it.
+async fn revisit_only(revisits: &mut broadcast::Receiver<Revisit>, expected: &Revisit) {
+    let next = tokio::time::timeout(Duration::from_secs(1), revisits.recv()).await;
+    assert_eq!(next.unwrap().unwrap(), *expected);
 }
