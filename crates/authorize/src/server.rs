@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use postern_common::authz::{Revisit, wire};
 use postern_common::rpc::stubs::authorize as proto;
 use postern_common::rpc::stubs::authorize::decisions_server::Decisions;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -26,7 +26,7 @@ const WAITING: usize = 1024;
 /// Messages that wait for the network. A proxy that does not read is not asked for more.
 const OUTGOING: usize = 16;
 
-/// Answers in one message.
+/// Answers in one message, and revisits.
 const BATCH: usize = 64;
 
 /// The service on the network.
@@ -84,29 +84,55 @@ impl Conversation {
         }
         let mut waiting = FuturesUnordered::new();
         loop {
-            let batch = tokio::select! {
+            let mut batch = proto::AnswerBatch::default();
+            let event = tokio::select! {
                 // What changed goes out before answers that may rest on it.
                 biased;
-                revisit = self.revisits.recv() => self.changed(revisit),
-                Some(answer) = waiting.next() => Some(answers(vec![answer])),
-                received = questions.message(), if waiting.len() < WAITING => match received {
-                    Ok(Some(batch)) => {
-                        let (ready, later) = self.begin(batch);
-                        waiting.extend(later);
-                        (!ready.is_empty()).then(|| answers(ready))
-                    }
-                    // The proxy has left, or its connection.
-                    Ok(None) | Err(_) => return,
-                },
+                revisit = self.revisits.recv() => Event::Changed(revisit),
+                Some(answer) = waiting.next() => Event::Answered(answer),
+                received = questions.message(), if waiting.len() < WAITING => {
+                    Event::Received(received)
+                }
                 () = self.outgoing.closed() => return,
             };
-            let Some(mut batch) = batch else { continue };
+            let received = match event {
+                Event::Changed(revisit) => {
+                    let Some(revisits) = waiting_revisits(revisit, &mut self.revisits) else {
+                        // The sender lives as long as `local`.
+                        return;
+                    };
+                    // A new configuration comes with a revisit of everything.
+                    let everything = revisits.contains(&Revisit::Everything);
+                    batch.hello = everything.then(|| self.hello());
+                    batch.revisits = revisits.iter().map(wire::revisit).collect();
+                    // However much changes, each message also has room for answers. They are
+                    // decided after the change.
+                    let room = waiting.len() < WAITING;
+                    room.then(|| questions.message().now_or_never()).flatten()
+                }
+                Event::Answered(answer) => {
+                    batch.answers.push(answer);
+                    None
+                }
+                Event::Received(received) => Some(received),
+            };
+            match received {
+                None => {}
+                Some(Ok(Some(asked))) => {
+                    let (ready, later) = self.begin(asked);
+                    batch.answers.extend(ready);
+                    waiting.extend(later);
+                }
+                // The proxy has left, or its connection.
+                Some(Ok(None) | Err(_)) => return,
+            }
             while batch.answers.len() < BATCH
                 && let Some(Some(answer)) = waiting.next().now_or_never()
             {
                 batch.answers.push(answer);
             }
-            if self.outgoing.send(Ok(batch)).await.is_err() {
+            let empty = batch.answers.is_empty() && batch.revisits.is_empty();
+            if !empty && self.outgoing.send(Ok(batch)).await.is_err() {
                 return;
             }
         }
@@ -142,29 +168,38 @@ impl Conversation {
         }
         (ready, later)
     }
-
-    fn changed(&self, revisit: Result<Revisit, RecvError>) -> Option<proto::AnswerBatch> {
-        let revisit = match revisit {
-            Ok(revisit) => revisit,
-            // Too many to tell one by one.
-            Err(RecvError::Lagged(_)) => Revisit::Everything,
-            // The sender lives as long as `local`.
-            Err(RecvError::Closed) => return None,
-        };
-        Some(proto::AnswerBatch {
-            // A new configuration comes with a revisit of everything.
-            hello: (revisit == Revisit::Everything).then(|| self.hello()),
-            revisits: vec![wire::revisit(&revisit)],
-            ..proto::AnswerBatch::default()
-        })
-    }
 }
 
-fn answers(answers: Vec<proto::Answer>) -> proto::AnswerBatch {
-    proto::AnswerBatch {
-        answers,
-        ..proto::AnswerBatch::default()
+/// What a conversation waits for.
+enum Event {
+    Changed(Result<Revisit, RecvError>),
+    Answered(proto::Answer),
+    Received(Result<Option<proto::QuestionBatch>, Status>),
+}
+
+/// The first revisit and those behind it, for one message. `None` when there will be no more.
+fn waiting_revisits(
+    first: Result<Revisit, RecvError>,
+    more: &mut broadcast::Receiver<Revisit>,
+) -> Option<Vec<Revisit>> {
+    let mut revisits = vec![match first {
+        Ok(revisit) => revisit,
+        // Too many to tell one by one.
+        Err(RecvError::Lagged(_)) => Revisit::Everything,
+        Err(RecvError::Closed) => return None,
+    }];
+    while revisits.len() < BATCH {
+        match more.try_recv() {
+            Ok(revisit) if revisits.contains(&revisit) => {}
+            Ok(revisit) => revisits.push(revisit),
+            Err(TryRecvError::Lagged(_)) => revisits.push(Revisit::Everything),
+            Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+        }
     }
+    if revisits.contains(&Revisit::Everything) {
+        return Some(vec![Revisit::Everything]);
+    }
+    Some(revisits)
 }
 
 async fn answer(local: Arc<Local>, question: proto::Question) -> proto::Answer {
@@ -185,4 +220,38 @@ async fn answer(local: Arc<Local>, question: proto::Question) -> proto::Answer {
     let age = local.replica().age(Timestamp::now()).unwrap_or_default();
     let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
     wire::answer(number, &request.subject, &decided, age)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(n: usize) -> Revisit {
+        Revisit::Session(format!("s{n}"))
+    }
+
+    #[test]
+    fn revisits_that_wait_go_into_one_message() {
+        let (sender, mut receiver) = broadcast::channel(1024);
+        let next = |receiver: &mut broadcast::Receiver<Revisit>| {
+            let first = receiver.try_recv().map_err(|_| RecvError::Closed);
+            waiting_revisits(first, receiver)
+        };
+        for n in 0..100 {
+            sender.send(session(n)).unwrap();
+            sender.send(session(n)).unwrap();
+        }
+        let first = next(&mut receiver).unwrap();
+        assert_eq!(first, (0..BATCH).map(session).collect::<Vec<_>>());
+        let second = next(&mut receiver).unwrap();
+        assert_eq!(second.last(), Some(&session(99)));
+        assert_eq!(next(&mut receiver), None);
+        // Everything is everything, and what can't be told one by one is, too.
+        sender.send(session(1)).unwrap();
+        sender.send(Revisit::Everything).unwrap();
+        assert_eq!(next(&mut receiver), Some(vec![Revisit::Everything]));
+        sender.send(session(1)).unwrap();
+        let lagged = waiting_revisits(Err(RecvError::Lagged(7)), &mut receiver);
+        assert_eq!(lagged, Some(vec![Revisit::Everything]));
+    }
 }

@@ -8,6 +8,7 @@ use postern_common::config::{RouteChecksum, RouteId};
 use postern_common::rpc::Transport;
 use postern_common::rpc::stubs::authorize as proto;
 use postern_common::rpc::stubs::authorize::decisions_client::DecisionsClient;
+use postern_common::rpc::stubs::databroker::{PutRequest, Record};
 use postern_common::rpc::stubs::ext_authz::authorization_client::AuthorizationClient;
 use postern_common::rpc::token::TokenKeys;
 use tokio::sync::mpsc;
@@ -141,6 +142,43 @@ async fn many_questions_and_a_revisit() {
         .send_replace(Arc::clone(&crate::world::config(OTHER)));
     let batch = proxy.told(&Revisit::Everything).await;
     assert!(batch.hello.is_some());
+}
+
+#[tokio::test]
+async fn many_changes_do_not_starve_questions() {
+    const CHANGES: usize = 3000;
+    let world = World::new(ENG).await;
+    let ann = world.sign_in("ann", &["eng"]).await;
+    world.until_session("session-ann").await;
+    let mut proxy = Proxy::connect(&world).await;
+    proxy.next().await.hello.unwrap();
+    let changed = Record {
+        r#type: SESSION.to_owned(),
+        deleted_at: Some(prost_types::Timestamp::default()),
+        ..Record::default()
+    };
+    for from in (0..CHANGES).step_by(500) {
+        let records = (from..from + 500).map(|n| Record {
+            id: format!("session-{n}"),
+            ..changed.clone()
+        });
+        let request = PutRequest {
+            records: records.collect(),
+        };
+        world.databroker().put(request).await.unwrap();
+    }
+    proxy.ask(&[world.request(&[("cookie", &ann)])]).await;
+    let (mut told, mut messages, mut answered) = (0, 0, false);
+    while told < CHANGES || !answered {
+        let batch = proxy.next().await;
+        messages += 1;
+        told += match batch.revisits.as_slice() {
+            [one] if wire::read_revisit(one.clone()) == Revisit::Everything => CHANGES,
+            revisits => revisits.len(),
+        };
+        answered |= !batch.answers.is_empty();
+    }
+    assert!(messages < CHANGES / 4, "{messages} messages");
 }
 
 #[tokio::test]
