@@ -6,6 +6,7 @@ mod connection;
 pub mod discovery;
 mod driver;
 pub mod endpoint;
+mod in_use;
 pub mod server;
 pub mod stubs;
 pub mod token;

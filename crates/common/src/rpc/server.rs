@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -21,22 +20,30 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
-use tonic::Status;
 use tonic::body::Body;
 use tonic::service::Routes;
+use tonic::{Code, Status};
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 use tower::ServiceExt as _;
 
 use super::VERSION_HEADER;
+use super::in_use::{Call, InUse, Patience};
 use super::transport::grpc_timeout;
 use crate::lifecycle::{Lifecycle, Phase};
+use crate::telemetry::RateLimit;
 
 /// A TLS handshake takes no longer.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// A connection that has made no call by then is closed.
-const FIRST_CALL: Duration = Duration::from_secs(60);
+/// A connection that has made no call by then is closed, and one that has made none for longer.
+/// A service of ours that waits for work has a watch of health open.
+const PATIENCE: Patience = Patience {
+    first_call: Duration::from_secs(60),
+    idle: Duration::from_secs(5 * 60),
+};
+/// What is left of an idle connection after GOAWAY is closed without a farewell.
+const FAREWELL: Duration = Duration::from_secs(20);
 /// Pings find clients that vanished; hyper closes the connection when none comes back in time.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -65,7 +72,8 @@ pub struct Server {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// What health is told for; the empty name always stands for the whole process.
     pub health: Vec<HealthName>,
-    /// Connections at a time; the next one waits in the kernel.
+    /// Connections at a time; the next one is closed at once. Its client then tries another
+    /// server, which it would not do while it waits in the kernel.
     pub max_connections: usize,
 }
 
@@ -96,16 +104,13 @@ pub async fn serve(listener: TcpListener, server: Server, lifecycle: &Lifecycle)
         lifecycle: lifecycle.clone(),
     };
     let slots = Arc::new(Semaphore::new(server.max_connections));
+    let full = RateLimit::new(Duration::from_secs(10));
     let closed = lifecycle.reached(Phase::ListenersClosed);
     tokio::pin!(closed);
     loop {
-        let accept = async {
-            let slot = Arc::clone(&slots).acquire_owned().await;
-            (slot, listener.accept().await)
-        };
-        let (slot, accepted) = tokio::select! {
+        let accepted = tokio::select! {
             () = &mut closed => return,
-            accepted = accept => accepted,
+            accepted = listener.accept() => accepted,
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -115,6 +120,17 @@ pub async fn serve(listener: TcpListener, server: Server, lifecycle: &Lifecycle)
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
+        };
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+            if let Some(held_back) = full.pass("full", std::time::Instant::now()) {
+                tracing::warn!(
+                    %peer,
+                    connections = server.max_connections,
+                    held_back,
+                    "closed a new gRPC connection: there are as many as may be"
+                );
+            }
+            continue;
         };
         let shared = shared.clone();
         lifecycle.spawn(async move {
@@ -155,12 +171,9 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let lifecycle = shared.lifecycle.clone();
-    let called = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&called);
-    let service = service_fn(move |request| {
-        seen.store(true, Ordering::Relaxed);
-        answer(request, peer, shared.clone())
-    });
+    let in_use = InUse::new();
+    let calls = Arc::clone(&in_use);
+    let service = service_fn(move |request| answer(request, peer, shared.clone(), calls.call()));
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
@@ -178,28 +191,23 @@ where
     } else {
         Phase::Draining
     };
-    let quiet = tokio::time::sleep(FIRST_CALL);
-    tokio::pin!(quiet);
-    let drained = tokio::select! {
+    let idle = tokio::select! {
         ended = &mut connection => return ended.map_err(|error| error.to_string()),
-        () = lifecycle.reached(goaway_at) => true,
-        () = unused(quiet, &called) => false,
+        () = lifecycle.reached(goaway_at) => false,
+        () = in_use.idle(PATIENCE) => true,
     };
-    if !drained {
-        return Err(format!("no call within {FIRST_CALL:?}"));
-    }
     connection.as_mut().graceful_shutdown();
+    let farewell = async {
+        if idle {
+            tokio::time::sleep(FAREWELL).await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    };
     tokio::select! {
         ended = &mut connection => ended.map_err(|error| error.to_string()),
         () = lifecycle.stopping().cancelled_owned() => Err("stopped".to_owned()),
-    }
-}
-
-/// Returns when the time is over without a call; never, if there was one.
-async fn unused(quiet: Pin<&mut tokio::time::Sleep>, called: &AtomicBool) {
-    quiet.await;
-    if called.load(Ordering::Relaxed) {
-        std::future::pending::<()>().await;
+        () = farewell => Err("idle".to_owned()),
     }
 }
 
@@ -207,6 +215,7 @@ async fn answer(
     request: Request<Incoming>,
     peer: SocketAddr,
     shared: Shared,
+    call: Call,
 ) -> Result<Response<Body>, Infallible> {
     // Until the answer begins; what streams on after that is ended by `Ending`.
     let busy = shared.lifecycle.busy();
@@ -234,7 +243,23 @@ async fn answer(
     let version = HeaderValue::from_static(env!("CARGO_PKG_VERSION"));
     response.headers_mut().insert(VERSION_HEADER, version);
     let lifecycle = shared.lifecycle;
-    Ok(response.map(|body| Body::new(Ending::new(body, lifecycle))))
+    let call = if is_refusal(response.headers()) {
+        call.refused();
+        None
+    } else {
+        Some(call)
+    };
+    Ok(response.map(|body| Body::new(Ending::new(body, lifecycle, call))))
+}
+
+/// Whether the caller may not make this call, or nothing serves it.
+fn is_refusal(answer: &HeaderMap) -> bool {
+    const REFUSALS: [Code; 3] = [
+        Code::Unauthenticated,
+        Code::PermissionDenied,
+        Code::Unimplemented,
+    ];
+    Status::from_header_map(answer).is_some_and(|status| REFUSALS.contains(&status.code()))
 }
 
 /// The address of the client, in the extensions of each request.
@@ -247,14 +272,17 @@ struct Ending {
     body: Body,
     ends: Pin<Box<dyn Future<Output = ()> + Send>>,
     ended: bool,
+    /// Is open until the body is sent, or the client has left.
+    _call: Option<Call>,
 }
 
 impl Ending {
-    fn new(body: Body, lifecycle: Lifecycle) -> Self {
+    fn new(body: Body, lifecycle: Lifecycle, call: Option<Call>) -> Self {
         Self {
             body,
             ends: Box::pin(async move { lifecycle.reached(Phase::StreamsEnded).await }),
             ended: false,
+            _call: call,
         }
     }
 }
