@@ -6,6 +6,7 @@ use postern_common::crypto::handle::{Handle, Place, Purpose};
 use postern_common::crypto::random;
 use postern_common::rpc::stubs::session::{IdToken, OAuthToken, Session};
 use postern_common::rpc::stubs::user::User;
+use postern_common::session;
 use postern_common::web::cookie::{self, Single};
 use postern_common::web::refusal::Refusal;
 use postern_identity::{Identity, claims};
@@ -79,25 +80,11 @@ pub(crate) async fn find(call: &Call) -> Result<Found, Box<Refusal>> {
             Box::new(refusal.link(call.try_again()))
         })?;
     match record {
-        Some(record) if is_valid(&record, call.now) => {
+        Some(record) if session::is_valid(&record, call.now) => {
             Ok(Found::Alive(Box::new(Current { handle, record })))
         }
         _ => Ok(Found::None { clear: clear() }),
     }
-}
-
-/// Whether a session may still be used: not past its end, and with tokens that either live or can
-/// be refreshed.
-pub(crate) fn is_valid(session: &Session, now: Timestamp) -> bool {
-    let past = |at: Option<&prost_types::Timestamp>| {
-        // A time at or before 1970 is none: tokens without an end have been stored so.
-        at.is_some_and(|at| at.seconds > 0 && at.seconds < now.as_second())
-    };
-    let token_ended = session.oauth_token.as_ref().is_some_and(|token| {
-        past(token.expires_at.as_ref())
-            && (token.refresh_token.is_empty() || session.refresh_disabled)
-    });
-    !past(session.expires_at.as_ref()) && !token_ended
 }
 
 /// The records of somebody who has just signed in, under a session id that nobody knew before.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use postern_common::rpc::stubs::{databroker, session, user};
+use postern_common::session as validity;
 use prost::Message as _;
 use serde_json::{Number, Value};
 
@@ -144,7 +145,7 @@ impl Session {
         });
         Ok(Self {
             id: record.id.as_str().into(),
-            valid_until: session_valid_until(&message),
+            valid_until: validity::valid_until(&message),
             user_id: message.user_id.into(),
             idp_id: message.idp_id,
             audience: if message.refresh_disabled {
@@ -173,23 +174,6 @@ impl Session {
     }
 }
 
-/// A session ends at `expires_at`; when its access token ends too, unless that can be refreshed.
-fn session_valid_until(session: &session::Session) -> Option<Timestamp> {
-    let expires = limit(session.expires_at.as_ref());
-    let token_ends = session.oauth_token.as_ref().and_then(|token| {
-        let refreshable = !token.refresh_token.is_empty() && !session.refresh_disabled;
-        if refreshable {
-            None
-        } else {
-            limit(token.expires_at.as_ref())
-        }
-    });
-    match (expires, token_ends) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
-    }
-}
-
 impl User {
     pub fn from_record(record: &databroker::Record) -> Result<Self, RecordError> {
         let message: user::User = payload(record)?;
@@ -207,7 +191,7 @@ impl ServiceAccount {
         Ok(Self {
             id: record.id.as_str().into(),
             user_id: message.user_id.into(),
-            valid_until: limit(message.expires_at.as_ref()),
+            valid_until: validity::limit(message.expires_at.as_ref()),
         })
     }
 }
@@ -263,16 +247,6 @@ pub fn object(record: &databroker::Record) -> Option<Value> {
     }))
 }
 
-/// A time that ends something. Up to 1970 it means "never": so absent times are written.
-fn limit(time: Option<&prost_types::Timestamp>) -> Option<Timestamp> {
-    let time = time.filter(|time| time.seconds > SECONDS_OF_1970)?;
-    // Beyond what can be counted is never, too.
-    Timestamp::new(time.seconds, time.nanos).ok()
-}
-
-/// The last second of 1970.
-const SECONDS_OF_1970: i64 = 365 * 24 * 60 * 60 - 1;
-
 fn text(value: &prost_types::Value) -> Option<String> {
     match value.kind.as_ref()? {
         prost_types::value::Kind::StringValue(text) => Some(text.clone()),
@@ -319,10 +293,6 @@ fn number(value: f64) -> Value {
 mod tests {
     use super::*;
 
-    fn time(seconds: i64) -> prost_types::Timestamp {
-        prost_types::Timestamp { seconds, nanos: 0 }
-    }
-
     fn record(kind: &str, id: &str, message: &impl prost::Message) -> databroker::Record {
         databroker::Record {
             r#type: kind.to_owned(),
@@ -335,50 +305,19 @@ mod tests {
         }
     }
 
-    fn session(message: &session::Session) -> Session {
-        Session::from_record(&record(record_type::SESSION, "s", message), KeepTokens::No).unwrap()
-    }
-
     #[test]
-    fn validity_of_a_session() {
-        let token = |refresh: &str, expires| {
-            Some(session::OAuthToken {
-                refresh_token: refresh.to_owned(),
-                expires_at: expires,
-                ..Default::default()
-            })
-        };
-        let at = |seconds| Some(Timestamp::from_second(seconds).unwrap());
-        let base = session::Session {
-            expires_at: Some(time(2_000_000_000)),
+    fn a_session_carries_its_end() {
+        let message = session::Session {
+            expires_at: Some(prost_types::Timestamp {
+                seconds: 2_000_000_000,
+                nanos: 0,
+            }),
             ..Default::default()
         };
-        assert_eq!(session(&base).valid_until, at(2_000_000_000));
-        // Can be refreshed: the token's end is not the session's.
-        let refreshable = session::Session {
-            oauth_token: token("r", Some(time(1_900_000_000))),
-            ..base.clone()
-        };
-        assert_eq!(session(&refreshable).valid_until, at(2_000_000_000));
-        let disabled = session::Session {
-            refresh_disabled: true,
-            ..refreshable
-        };
-        assert_eq!(session(&disabled).valid_until, at(1_900_000_000));
-        let without = session::Session {
-            oauth_token: token("", Some(time(1_900_000_000))),
-            ..base.clone()
-        };
-        assert_eq!(session(&without).valid_until, at(1_900_000_000));
-        // The year 1 and the epoch both mean never.
-        for never in [None, Some(time(0)), Some(time(-62_135_596_800))] {
-            let endless = session::Session {
-                expires_at: never,
-                oauth_token: token("", never),
-                ..Default::default()
-            };
-            assert_eq!(session(&endless).valid_until, None);
-        }
+        let record = record(record_type::SESSION, "s", &message);
+        let session = Session::from_record(&record, KeepTokens::No).unwrap();
+        let end = Timestamp::from_second(2_000_000_000).unwrap();
+        assert_eq!(session.valid_until, Some(end));
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod lifecycle;
 pub mod net;
 pub mod route;
 pub mod rpc;
+pub mod session;
 pub mod telemetry;
 pub mod tls;
 pub mod web;
