@@ -47,12 +47,12 @@ mod tests {
         Timestamp::from_second(seconds).unwrap()
     }
 
-    fn token(refresh: &str, expires: Option<prost_types::Timestamp>) -> Option<OAuthToken> {
-        Some(OAuthToken {
+    fn token(refresh: &str, expires: Option<prost_types::Timestamp>) -> OAuthToken {
+        OAuthToken {
             refresh_token: refresh.to_owned(),
             expires_at: expires,
             ..OAuthToken::default()
-        })
+        }
     }
 
     #[test]
@@ -63,7 +63,7 @@ mod tests {
         };
         assert_eq!(valid_until(&base), Some(at(2_000_000_000)));
         let refreshable = Session {
-            oauth_token: token("r", Some(time(1_900_000_000))),
+            oauth_token: Some(token("r", Some(time(1_900_000_000)))),
             ..base.clone()
         };
         assert_eq!(valid_until(&refreshable), Some(at(2_000_000_000)));
@@ -73,7 +73,7 @@ mod tests {
         };
         assert_eq!(valid_until(&disabled), Some(at(1_900_000_000)));
         let without = Session {
-            oauth_token: token("", Some(time(1_900_000_000))),
+            oauth_token: Some(token("", Some(time(1_900_000_000)))),
             ..base
         };
         assert_eq!(valid_until(&without), Some(at(1_900_000_000)));
@@ -85,7 +85,7 @@ mod tests {
         for never in never.map(time).map(Some).into_iter().chain([None]) {
             let endless = Session {
                 expires_at: never,
-                oauth_token: token("", never),
+                oauth_token: Some(token("", never)),
                 ..Session::default()
             };
             assert_eq!(valid_until(&endless), None, "{never:?}");
