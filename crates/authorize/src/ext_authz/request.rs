@@ -182,7 +182,10 @@ fn headers(http: &HttpRequest) -> Result<HeaderMap, QuestionError> {
             .map_err(|_| QuestionError::Missing("header name"))?;
         let value =
             HeaderValue::from_bytes(value).map_err(|_| QuestionError::Missing("header value"))?;
-        headers.append(name, value);
+        // `append` would panic at the bound that a map of headers has.
+        headers
+            .try_append(name, value)
+            .map_err(|_| QuestionError::Missing("number of headers"))?;
         Ok(())
     };
     match &http.header_map {

@@ -168,6 +168,25 @@ proptest! {
 }
 
 #[test]
+fn s52_more_headers_than_a_map_can_hold_are_an_error() {
+    let mut question = question(&base_request("/", &[]));
+    let http = question
+        .attributes
+        .as_mut()
+        .and_then(|it| it.request.as_mut()?.http.as_mut());
+    let header = |n| ProtoValue {
+        key: format!("x-{n}"),
+        value: "x".into(),
+        raw_value: Vec::new(),
+    };
+    http.unwrap().header_map = Some(ProtoHeaders {
+        headers: (0..40_000).map(header).collect(),
+    });
+    let refused = request::read(&question, rules()).err();
+    assert_eq!(refused, Some(QuestionError::Missing("number of headers")));
+}
+
+#[test]
 fn s02_a_path_that_envoy_would_forward_differently_is_refused() {
     for path in ["/a/../b", "/a//b", "/a/./b", "/%2e%2e/b", "/%61"] {
         let request = CheckRequest {

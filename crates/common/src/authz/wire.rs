@@ -62,10 +62,12 @@ pub fn check_request(question: proto::Question) -> Result<CheckRequest, WireErro
             checksum: RouteChecksum(question.route_checksum),
         }
     };
-    let mut headers = HeaderMap::with_capacity(question.headers.len());
+    // A map of headers has a bound of its own, at which all but the `try_` functions panic.
+    let too_many = |_| WireError("number of headers");
+    let mut headers = HeaderMap::try_with_capacity(question.headers.len()).map_err(too_many)?;
     for sent in &question.headers {
         let (name, value) = read_header(sent)?;
-        headers.append(name, value);
+        headers.try_append(name, value).map_err(too_many)?;
     }
     Ok(CheckRequest {
         request_id: question.request_id.into(),

@@ -205,6 +205,22 @@ fn s03_what_is_not_known_forbids_and_concerns_everything() {
 }
 
 #[test]
+fn s52_more_headers_than_a_map_can_hold_are_an_error() {
+    let header = |n| proto::Header {
+        name: format!("x-{n}"),
+        value: Bytes::new(),
+    };
+    let question = proto::Question {
+        method: "GET".into(),
+        scheme: "https".into(),
+        client_ip: "203.0.113.9".into(),
+        headers: (0..40_000).map(header).collect(),
+        ..proto::Question::default()
+    };
+    assert!(check_request(question).is_err());
+}
+
+#[test]
 fn damaged_questions_are_errors() {
     let good = || proto::Question {
         own_endpoint: true,
