@@ -28,3 +28,9 @@ images:
 # The High Availability page's example, with a provider and an upstream added so that it runs without a network.
 compose *ARGS="up":
     deploy/compose/run.sh {{ ARGS }}
+
+# libFuzzer on one of the targets of fuzz/, until it finds something; needs nightly and cargo-fuzz.
+fuzz NAME *ARGS:
+    mkdir -p fuzz/libfuzzer/corpus/{{ NAME }}
+    cp Cargo.lock fuzz/libfuzzer/Cargo.lock
+    POSTERN_FUZZ_TARGET={{ NAME }} cargo +nightly fuzz run --fuzz-dir fuzz/libfuzzer any fuzz/libfuzzer/corpus/{{ NAME }} fuzz/corpus/{{ NAME }} -- -artifact_prefix=fuzz/libfuzzer/artifacts/{{ NAME }}- {{ ARGS }}

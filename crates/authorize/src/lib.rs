@@ -58,6 +58,7 @@ use postern_identity::HttpClient;
 use tokio::sync::watch;
 use tonic::service::Routes;
 
+pub use ext_authz::request::{About, QuestionError, read as read_ext_authz};
 pub use local::Local;
 
 use contacts::Contacts;

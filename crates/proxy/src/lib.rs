@@ -33,7 +33,7 @@ mod listener;
 mod metrics;
 mod open;
 mod permit;
-mod proxy_protocol;
+pub mod proxy_protocol;
 mod redirect_listener;
 mod refuse;
 mod remote;

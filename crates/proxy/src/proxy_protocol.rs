@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// What the bytes so far are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Parsed {
+pub enum Parsed {
     /// A header of this length. The client is `None` when the balancer speaks for itself.
     Header {
         length: usize,
@@ -56,7 +56,8 @@ pub(crate) async fn read(stream: &mut TcpStream) -> Result<Option<SocketAddr>, P
     }
 }
 
-fn parse(bytes: &[u8]) -> Option<Parsed> {
+/// Looks at the bytes that have come so far. `None`: whatever follows, this is no PROXY header.
+pub fn parse(bytes: &[u8]) -> Option<Parsed> {
     let begins = |whole: &[u8]| {
         let n = whole.len().min(bytes.len());
         bytes.get(..n) == whole.get(..n)
