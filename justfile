@@ -33,4 +33,4 @@ compose *ARGS="up":
 fuzz NAME *ARGS:
     mkdir -p fuzz/libfuzzer/corpus/{{ NAME }}
     cp Cargo.lock fuzz/libfuzzer/Cargo.lock
-    POSTERN_FUZZ_TARGET={{ NAME }} cargo +nightly fuzz run --fuzz-dir fuzz/libfuzzer any fuzz/libfuzzer/corpus/{{ NAME }} fuzz/corpus/{{ NAME }} -- -artifact_prefix=fuzz/libfuzzer/artifacts/{{ NAME }}- {{ ARGS }}
+    POSTERN_FUZZ_TARGET={{ NAME }} cargo +nightly fuzz run --fuzz-dir fuzz/libfuzzer any fuzz/libfuzzer/corpus/{{ NAME }} fuzz/corpus/{{ NAME }} -- {{ ARGS }}
