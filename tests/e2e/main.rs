@@ -6,7 +6,8 @@
     clippy::indexing_slicing,
     clippy::string_slice,
     clippy::allow_attributes,
-    reason = "tests may panic"
+    clippy::print_stdout,
+    reason = "tests may panic, and say what they saw"
 )]
 
 mod architecture;

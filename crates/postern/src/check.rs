@@ -63,13 +63,15 @@ pub fn check(origin: &Origin, strictness: Strictness, explain: Explain) -> Check
 }
 
 fn rest(diagnostics: &Diagnostics) -> String {
-    let named = [(Severity::Warning, "warning"), (Severity::Note, "note")];
-    named
-        .into_iter()
-        .map(|(severity, word)| (diagnostics.count(severity), word))
-        .filter(|(number, _)| *number > 0)
-        .map(|(number, word)| format!(", {}", count(number, word)))
-        .collect()
+    let mut text = String::new();
+    for (severity, word) in [(Severity::Warning, "warning"), (Severity::Note, "note")] {
+        let number = diagnostics.count(severity);
+        if number > 0 {
+            // Writing to a string can't fail.
+            let _ = write!(text, ", {}", count(number, word));
+        }
+    }
+    text
 }
 
 fn count(number: usize, word: &str) -> String {
