@@ -103,7 +103,9 @@ async fn the_page_runs_as_it_is_written() {
         left_out::note("compose", "no Docker engine can be reached");
         return;
     }
-    docker::run(&mut Command::new(repository().join("deploy/docker/build.sh")));
+    docker::run(&mut Command::new(
+        repository().join("deploy/docker/build.sh"),
+    ));
     signs_in_on_the_page(&["up"]).await;
     signs_in_on_the_page(&["up", "--all-in-one-image"]).await;
 }
@@ -123,9 +125,14 @@ fn the_files_are_the_pages() {
     };
     let (config, compose) = page.split_once("\n---\n").unwrap();
     let differ = |theirs: &str, ours: &str| {
-        ["idp_provider:", "idp_client_id:", "idp_client_secret:", "image:"]
-            .iter()
-            .any(|key| theirs.starts_with(key) && ours.starts_with(key))
+        [
+            "idp_provider:",
+            "idp_client_id:",
+            "idp_client_secret:",
+            "image:",
+        ]
+        .iter()
+        .any(|key| theirs.starts_with(key) && ours.starts_with(key))
     };
     for (theirs, ours) in [
         (config, ours("config.yaml")),
@@ -134,7 +141,10 @@ fn the_files_are_the_pages() {
         let (theirs, ours) = (lines(theirs), lines(&ours));
         assert_eq!(theirs.len(), ours.len());
         for (theirs, ours) in theirs.iter().zip(&ours) {
-            assert!(theirs == ours || differ(theirs, ours), "{theirs:?} became {ours:?}");
+            assert!(
+                theirs == ours || differ(theirs, ours),
+                "{theirs:?} became {ours:?}"
+            );
         }
     }
 }
