@@ -126,12 +126,13 @@ async fn a_browser_signs_in_and_out() {
 
         browser.open(&target).await;
         browser.click("button[value=ann]").await;
-        assert!(browser.text("h1").await.contains("Hello, Ann"));
+        browser.shows("h1", "Hello, Ann").await;
         assert_eq!(browser.url().await, target);
 
         browser.open(&world.cluster.url("app", "/.pomerium/")).await;
-        assert!(browser.text("main").await.contains("ann@corp.test"));
+        browser.shows("main", "ann@corp.test").await;
         browser.click("form[action*=sign_out] button").await;
+        browser.shows("main", "Your session has ended").await;
         browser.open(&target).await;
         assert!(
             browser

@@ -85,12 +85,22 @@ impl Browser {
             .unwrap_or_else(|error| panic!("no element {css}: {error}"))
     }
 
-    pub async fn text(&self, css: &str) -> String {
-        self.find(css)
-            .await
-            .text()
-            .await
-            .expect("an element has a text")
+    /// Waits until the first element that `css` selects shows `text`. Between two pages the old
+    /// one may still be there, or its elements be gone: neither is an answer.
+    pub async fn shows(&self, css: &str, text: &str) {
+        let what = format!("{css} to show {text:?}");
+        wait::until(&what, Duration::from_secs(15), async || {
+            let element = self.page.find(Locator::Css(css)).await;
+            let shown = match element {
+                Ok(element) => element.text().await,
+                Err(error) => Err(error),
+            };
+            match shown {
+                Ok(shown) if shown.contains(text) => Ok(()),
+                other => Err(other),
+            }
+        })
+        .await;
     }
 
     pub async fn click(&self, css: &str) {
