@@ -4,6 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 left_out=$(mktemp)
 export POSTERN_TESTS_LEFT_OUT="$left_out"
+# Before the tests, which would share the cores with that build.
+if docker version >/dev/null 2>&1; then deploy/docker/build.sh; fi
 cargo test --workspace
 if [ -s "$left_out" ]; then
     echo

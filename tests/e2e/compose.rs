@@ -103,9 +103,12 @@ async fn the_page_runs_as_it_is_written() {
         left_out::note("compose", "no Docker engine can be reached");
         return;
     }
-    docker::run(&mut Command::new(
-        repository().join("deploy/docker/build.sh"),
-    ));
+    let mut list = Command::new("docker");
+    list.args(["images", "--quiet", "postern/postern"]);
+    assert!(
+        !docker::run(&mut list).trim().is_empty(),
+        "the images are not built; run `just images` first, as `just test` does"
+    );
     signs_in_on_the_page(&["up"]).await;
     signs_in_on_the_page(&["up", "--all-in-one-image"]).await;
 }
