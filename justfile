@@ -16,6 +16,12 @@ prepare:
 demo *ARGS:
     cargo run --release -- demo {{ ARGS }}
 
+# Postern beside nginx, HAProxy and Envoy, in turn: docs/performance.md says how to read it.
+bench *ARGS:
+    bench/prepare.sh
+    cargo build --release --workspace --bins
+    ulimit -n "$(ulimit -Hn)" && "${CARGO_TARGET_DIR:-target}/release/postern-bench" {{ ARGS }}
+
 # Formatting and lints, warnings included.
 lint:
     cargo fmt --check

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 /// The binary `name` of the same profile as this test; `cargo build --workspace --bins` made it.
 pub fn binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a path");
-    let profile = test
-        .parent()
-        .and_then(|deps| deps.parent())
-        .expect("tests live in target/PROFILE/deps");
+    let own = std::env::current_exe().expect("a test has a path");
+    let directory = own.parent().expect("a file is in a directory");
+    // Tests live in target/PROFILE/deps, programs such as the benchmark beside the others.
+    let profile = match directory.file_name() {
+        Some(name) if name == "deps" => directory.parent().expect("deps is in a profile"),
+        _ => directory,
+    };
     let path = profile.join(name);
     assert!(
         path.exists(),

@@ -134,6 +134,11 @@ impl Cluster {
         &mut self.processes[index]
     }
 
+    /// Of the process that runs `service`, as the kernel numbers it.
+    pub fn process_id(&self, service: &str) -> u32 {
+        self.processes[self.index(service)].id()
+    }
+
     /// A page of the health listener of the process that runs `service`.
     pub fn health(&self, service: &str, path: &str) -> String {
         let index = u16::try_from(self.index(service)).expect("a few processes");

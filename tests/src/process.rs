@@ -35,6 +35,11 @@ impl Process {
         }
     }
 
+    /// As the kernel numbers it.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn output(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }

@@ -1,0 +1,133 @@
+//! Measures Postern beside nginx, HAProxy and Envoy: in one run, on one machine, in turn.
+//!
+//! Everything shares the cores: the load, the upstream and whoever is measured. Only ratios count.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::disallowed_methods,
+    clippy::allow_attributes,
+    reason = "a benchmark that cannot go on stops, figures are rounded, and clients are threads"
+)]
+
+mod always_yes;
+mod checks;
+mod client;
+mod echo;
+mod peers;
+mod postern;
+mod procfs;
+mod sections;
+mod stage;
+mod subject;
+mod table;
+mod tools;
+
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::sections::Section;
+use crate::stage::Stage;
+
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    part: Option<Part>,
+    /// Only these sections
+    #[arg(long = "section", value_enum)]
+    sections: Vec<Section>,
+    /// Three rounds of a second: to see that it works
+    #[arg(long)]
+    quick: bool,
+    /// Rounds; medians are printed
+    #[arg(long, default_value = "5", value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Seconds of load for each subject in each round
+    #[arg(long, default_value = "5", value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+    /// Figures as JSON instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Part {
+    /// Start everything, say how to reach it, and wait for Ctrl-C: to profile by hand
+    Stage,
+    /// An ext_authz server that always says yes
+    #[command(hide = true)]
+    AlwaysYes { port: u16 },
+}
+
+/// How long, how often.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    pub rounds: u32,
+    pub load: Duration,
+}
+
+#[tokio::main]
+async fn main() {
+    let arguments = Arguments::parse();
+    match arguments.part {
+        None => {}
+        Some(Part::AlwaysYes { port }) => return always_yes::serve(port).await,
+        Some(Part::Stage) => return wait_on_stage().await,
+    }
+    let effort = if arguments.quick {
+        Effort {
+            rounds: 3,
+            load: Duration::from_secs(1),
+        }
+    } else {
+        Effort {
+            rounds: arguments.rounds,
+            load: Duration::from_secs(arguments.seconds),
+        }
+    };
+    let sections = if arguments.sections.is_empty() {
+        Section::ALL.to_vec()
+    } else {
+        arguments.sections
+    };
+    let mut stage = Stage::set().await;
+    let mut tables = Vec::new();
+    for section in sections {
+        eprintln!("… {}", section.title());
+        let table = section.run(&mut stage, effort).await;
+        if !arguments.json {
+            println!("{table}");
+        }
+        tables.push(table);
+    }
+    if arguments.json {
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&tables).expect("figures are JSON")
+        );
+    }
+    let wrong: u64 = tables.iter().map(table::Table::wrong).sum();
+    if wrong > 0 {
+        eprintln!("{wrong} wrong answers");
+        std::process::exit(1);
+    }
+}
+
+async fn wait_on_stage() {
+    let stage = Stage::set().await;
+    for subject in &stage.subjects {
+        println!("{}: {:?}", subject.who, subject.processes);
+        println!(
+            "  wrk -t1 -c32 -d10s --latency -H 'Host: {}' -H 'Cookie: {}' https://127.0.0.1:{}/",
+            subject.authority, subject.cookie, subject.port
+        );
+    }
+    let _ = tokio::signal::ctrl_c().await;
+}
