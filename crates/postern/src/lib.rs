@@ -16,6 +16,8 @@
     )
 )]
 
+mod authority;
 pub mod check;
 pub mod demo;
+pub mod kubernetes_secrets;
 pub mod run;

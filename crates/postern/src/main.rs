@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use postern::check::{Explain, Strictness, check};
 use postern::demo::{self, DemoArgs};
+use postern::kubernetes_secrets::{self, SecretsArgs};
 use postern_common::config::Origin;
 use postern_common::launch::{self, HealthArgs};
 use postern_common::telemetry::log::chain;
@@ -31,6 +32,8 @@ enum Command {
     Demo(DemoArgs),
     /// Say everything that is wrong with a configuration, at once
     Check(CheckArgs),
+    /// Make the Secrets of a deployment on Kubernetes that are not there yet; the Helm chart's Job
+    KubernetesSecrets(SecretsArgs),
     /// Ask the process on this host whether it is ready; for container health checks
     Health(HealthArgs),
 }
@@ -51,7 +54,8 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse_from(launch::command_line());
     match arguments.command {
         None => launch::process(arguments.config, None, postern::run::run),
-        Some(Command::Demo(args)) => run_demo(args),
+        Some(Command::Demo(args)) => block_on(demo::run(args)),
+        Some(Command::KubernetesSecrets(args)) => block_on(kubernetes_secrets::run(args)),
         Some(Command::Check(args)) => run_check(args, arguments.config),
         Some(Command::Health(args)) => args.run(),
     }
@@ -83,7 +87,9 @@ fn run_check(args: CheckArgs, config: Option<PathBuf>) -> ExitCode {
     clippy::print_stderr,
     reason = "a command tells its user what went wrong"
 )]
-fn run_demo(args: DemoArgs) -> ExitCode {
+fn block_on<E: std::error::Error + 'static>(
+    command: impl Future<Output = Result<(), E>>,
+) -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -91,7 +97,7 @@ fn run_demo(args: DemoArgs) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(demo::run(args)) {
+    match runtime.block_on(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{}", chain(&error));

@@ -2,12 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
-};
-
 use super::files::{WriteError, write_private, write_public};
+use crate::authority::issue;
 
 /// Files of a certificate authority and of one certificate that it issued.
 #[derive(Debug, Clone)]
@@ -40,7 +36,7 @@ pub fn ensure(directory: &Path, names: &[String]) -> Result<CertificateFiles, Ce
     if files.authority.exists() && files.certificate.exists() && files.key.exists() {
         return Ok(files);
     }
-    let made = make(names).map_err(|source| CertificateError::Make {
+    let made = issue("Postern throw-away CA", names).map_err(|source| CertificateError::Make {
         names: names.to_vec(),
         source,
     })?;
@@ -48,39 +44,6 @@ pub fn ensure(directory: &Path, names: &[String]) -> Result<CertificateFiles, Ce
     write_public(&files.certificate, &made.certificate)?;
     write_private(&files.key, &made.key)?;
     Ok(files)
-}
-
-struct Pem {
-    authority: String,
-    certificate: String,
-    key: String,
-}
-
-fn make(names: &[String]) -> Result<Pem, rcgen::Error> {
-    let mut authority = CertificateParams::new(Vec::new())?;
-    authority.distinguished_name = named("Postern throw-away CA");
-    authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
-
-    let mut leaf = CertificateParams::new(names.to_vec())?;
-    leaf.distinguished_name = named(names.first().map_or("postern", String::as_str));
-    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    leaf.use_authority_key_identifier_extension = true;
-    let key = KeyPair::generate()?;
-    let certificate = leaf.signed_by(&key, &authority)?;
-    Ok(Pem {
-        authority: authority.pem(),
-        certificate: certificate.pem(),
-        key: key.serialize_pem(),
-    })
-}
-
-fn named(common_name: &str) -> DistinguishedName {
-    let mut name = DistinguishedName::new();
-    name.push(DnType::CommonName, common_name);
-    name
 }
 
 #[cfg(test)]
