@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::config::watch::{ReloadOutcome, Watch, log_all};
-use crate::config::{Config, Origin, ProcessSecrets, Service, load};
+use crate::config::{Config, Origin, ProcessSecrets, ServerTls, Service, load};
 use crate::lifecycle::health::Health;
 use crate::lifecycle::{DrainTiming, Lifecycle};
 use crate::rpc::token::TokenKeys;
@@ -187,7 +187,7 @@ fn prepare(
     );
     metrics.add_process(lifecycle.parts());
     let reloads = ConfigMetrics::new(&metrics, &label);
-    reloads.loaded(config.checksum, config.routes.len(), Timestamp::now());
+    tell(&reloads, &config);
     if let Some(options) = &config.metrics {
         let auth = options
             .basic_auth
@@ -203,7 +203,7 @@ fn prepare(
             ReloadOutcome::Applied { config, .. } => {
                 levels.set(Levels::from(&config.log));
                 followed.replace(config.secrets.shared.clone());
-                reloads.loaded(config.checksum, config.routes.len(), Timestamp::now());
+                tell(&reloads, config);
             }
             ReloadOutcome::Rejected { .. } => reloads.refused(),
         }),
@@ -215,6 +215,19 @@ fn prepare(
         health,
         keys,
     })
+}
+
+/// What metrics say about a configuration that is in use from now on.
+fn tell(metrics: &ConfigMetrics, config: &Config) {
+    metrics.loaded(config.checksum, config.routes.len(), Timestamp::now());
+    let certificates = match &config.server_tls {
+        ServerTls::Off => &[][..],
+        ServerTls::Certificates(list) => list,
+    };
+    metrics.certificates(certificates.iter().map(|certificate| {
+        let name = certificate.names.first().map_or("", String::as_str);
+        (name, certificate.not_after)
+    }));
 }
 
 /// Before there is a log, people are told on the terminal.

@@ -78,6 +78,7 @@ pub struct ConfigMetrics {
     last_reload_success_timestamp: Family<Labels, Gauge>,
     checksum: Family<Labels, Gauge<f64, AtomicU64>>,
     routes: Family<Labels, Gauge>,
+    certificates: Family<Labels, Gauge>,
 }
 
 impl ConfigMetrics {
@@ -107,6 +108,11 @@ impl ConfigMetrics {
                 "Number of routes",
                 Family::default(),
             ),
+            certificates: metrics.add(
+                "postern_certificate_not_after_timestamp_seconds",
+                "When a certificate that is served expires, seconds since 1970",
+                Family::default(),
+            ),
         }
     }
 
@@ -126,6 +132,16 @@ impl ConfigMetrics {
             .set(checksum as f64);
         let routes = i64::try_from(routes).unwrap_or(i64::MAX);
         self.routes.get_or_create(&self.service).set(routes);
+    }
+
+    /// The certificates in use, each with its first name and its end in unix seconds.
+    pub fn certificates<'a>(&self, certificates: impl IntoIterator<Item = (&'a str, i64)>) {
+        self.certificates.clear();
+        for (name, not_after) in certificates {
+            let mut labels = self.service.clone();
+            labels.push(("name", name.to_owned()));
+            self.certificates.get_or_create(&labels).set(not_after);
+        }
     }
 
     /// A configuration was refused; the one before stays.
@@ -248,6 +264,23 @@ mod tests {
         assert!(
             page.contains("timestamp{service=\"proxy\"} 1767225600"),
             "the time stays"
+        );
+    }
+
+    #[test]
+    fn certificates_tell_when_they_end_and_go_when_they_are_replaced() {
+        let metrics = Metrics::default();
+        let config = ConfigMetrics::new(&metrics, "proxy");
+        let name = "postern_certificate_not_after_timestamp_seconds";
+        config.certificates([("old.test", 1), ("*.corp.test", 1_767_225_600)]);
+        let page = metrics.page().unwrap();
+        let line = format!("{name}{{service=\"proxy\",name=\"*.corp.test\"}} 1767225600");
+        assert!(page.contains(&line), "{page}");
+        config.certificates([("*.corp.test", 1_767_225_601)]);
+        let page = metrics.page().unwrap();
+        assert!(
+            page.contains("1767225601") && !page.contains("old.test"),
+            "{page}"
         );
     }
 
