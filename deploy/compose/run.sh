@@ -2,7 +2,12 @@
 # The High Availability page's example on this machine's Docker engine.
 #   run.sh up [--all-in-one-image]   certificates as mkcert would make them, then everything up
 #   run.sh down                      stop and remove it
+#   run.sh ha …                      the highly available one instead: ha/run.sh
 set -euo pipefail
+if [ "${1:-}" = ha ]; then
+    shift
+    exec "$(dirname "$0")/ha/run.sh" "$@"
+fi
 cd "$(dirname "$0")/page"
 
 files=(-f docker-compose.yaml -f demo.yaml)
@@ -37,7 +42,7 @@ down)
     compose "${files[@]}" down --volumes --remove-orphans
     ;;
 *)
-    echo "usage: run.sh up [--all-in-one-image] | down" >&2
+    echo "usage: run.sh up [--all-in-one-image] | down | ha …" >&2
     exit 2
     ;;
 esac
