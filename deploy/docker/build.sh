@@ -19,9 +19,18 @@ for image in "${images[@]}"; do cp "$target/$host/release/$image" "$context/"; d
 cp "$roots" "$context/ca-certificates.crt"
 echo "postern:x:65532:65532::/:/postern" >"$context/passwd"
 
+version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+home=https://github.com/postern-proxy/postern
+
 for image in "${images[@]}"; do
     docker build --quiet --file deploy/docker/Dockerfile --target "$image" \
         --label org.opencontainers.image.title="$image" \
+        --label org.opencontainers.image.description="Identity-aware access proxy, compatible with Pomerium Core" \
+        --label org.opencontainers.image.version="$version" \
+        --label org.opencontainers.image.revision="$revision" \
+        --label org.opencontainers.image.source="$home" \
+        --label org.opencontainers.image.documentation="$home/tree/main/docs" \
         --label org.opencontainers.image.licenses=Apache-2.0 \
         --tag "postern/$image:latest" "$context" >/dev/null
     docker image inspect --format "{{index .RepoTags 0}}  {{.Size}} bytes" "postern/$image:latest"

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Everything that a release consists of, into dist/: tarballs, a Debian package, the Helm chart, an SBOM
+# and checksums. Takes this machine's architecture and, where its target and linker are installed, arm64.
+# The same commit gives the same tarballs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+POSTERN_REVISION=$(git rev-parse HEAD)
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+export POSTERN_REVISION SOURCE_DATE_EPOCH
+programs=(postern postern-proxy postern-authorize postern-authenticate postern-databroker)
+target_directory=$(cargo metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+rm -rf dist && mkdir dist
+left_out=()
+
+have() { command -v "$1" >/dev/null; }
+
+# Paths of the machine that builds do not belong into what it builds.
+flags="-C target-feature=+crt-static --remap-path-prefix=$PWD=/postern --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
+
+build() {
+    RUSTFLAGS="$flags" cargo build --locked --release --bins --workspace --target "$1"
+}
+
+# tarball TARGET ARCHITECTURE
+tarball() {
+    local name=postern-$version-linux-$2 root program
+    root=$(mktemp -d)
+    mkdir -p "$root/$name/systemd"
+    for program in "${programs[@]}"; do cp "$target_directory/$1/release/$program" "$root/$name/"; done
+    cp LICENSE README.md CHANGELOG.md "$root/$name/"
+    cp -r docs "$root/$name/docs"
+    cp -r deploy/systemd/. "$root/$name/systemd/"
+    tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw \
+        --directory "$root" --create "$name" | gzip --no-name --best >"dist/$name.tar.gz"
+    rm -r "$root"
+}
+
+host=$(rustc -vV | sed -n 's/^host: //p')
+build "$host"
+tarball "$host" "${host%%-*}"
+arm=aarch64-unknown-linux-gnu
+if [ "$host" != "$arm" ]; then
+    if have aarch64-linux-gnu-gcc && [ -d "$(rustc --print sysroot)/lib/rustlib/$arm" ]; then
+        export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+        build "$arm"
+        tarball "$arm" aarch64
+    else
+        left_out+=("linux/arm64: needs 'rustup target add $arm' and Debian's gcc-aarch64-linux-gnu")
+    fi
+fi
+
+if cargo deb --version >/dev/null 2>&1; then
+    RUSTFLAGS="$flags" cargo deb --package postern --no-build --target "$host" --output dist/
+else
+    left_out+=("the Debian package: needs 'cargo install --locked cargo-deb'")
+fi
+
+if cargo cyclonedx --version >/dev/null 2>&1; then
+    cargo cyclonedx --quiet --format json --manifest-path crates/postern/Cargo.toml --override-filename "postern-$version.cdx"
+    mv "crates/postern/postern-$version.cdx.json" dist/
+    find crates -name "postern-$version.cdx.json" -delete
+else
+    left_out+=("the SBOM: needs 'cargo install --locked cargo-cyclonedx'")
+fi
+
+helm=$(command -v helm || echo .tools/bin/helm)
+if have "$helm"; then "$helm" package --destination dist deploy/helm/postern >/dev/null
+else left_out+=("the Helm chart: needs helm"); fi
+
+(cd dist && sha256sum -- * >SHA256SUMS && cat SHA256SUMS)
+if [ "${#left_out[@]}" -gt 0 ]; then
+    echo
+    echo "!! LEFT OUT:"
+    printf '%s\n' "${left_out[@]}"
+    [ -z "${CI:-}" ] || exit 1
+fi
