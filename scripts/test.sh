@@ -7,6 +7,8 @@ export POSTERN_TESTS_LEFT_OUT="$left_out"
 # Before the tests, which would share the cores with that build.
 if docker version >/dev/null 2>&1; then deploy/docker/build.sh; fi
 cargo test --workspace
+scripts/chart.sh
+.tools/python/bin/python -m pytest --quiet -p no:cacheprovider tests/deploy/*_runs.py
 if [ -s "$left_out" ]; then
     echo
     echo "!! LEFT OUT, because this machine lacks what they need:"

@@ -1,0 +1,91 @@
+"""deploy/compose/ha on a real engine: sign in, kill one of each, replace all."""
+
+import pytest
+from conftest import ROOT, SERVICES, run
+from engine import Load, Names, Person, address, docker, needed, until
+
+HA = ROOT / "deploy/compose/ha"
+SITE = "https://httpbin.localhost.pomerium.io/get"
+PROJECT = "postern-ha"
+
+
+def containers(service):
+    label = "label=com.docker.compose"
+    found = docker("ps", "--quiet", "--filter", f"{label}.project={PROJECT}", "--filter", f"{label}.service={service}")
+    return found.split()
+
+
+def healthy(service):
+    states = [docker("inspect", "--format", "{{.State.Health.Status}}", container) for container in containers(service)]
+    return states.count("healthy")
+
+
+@pytest.fixture
+def deployment(monkeypatch):
+    needed()
+    for name, value in {
+        "POSTERN_REGISTRY": "postern",
+        "HAPROXY_IMAGE": "postern-local/haproxy",
+        "POSTGRES_IMAGE": "postern-local/postgres",
+        # Any: the test goes to the containers' own addresses.
+        "HTTPS_PORT": "0",
+        "HTTP_PORT": "0",
+        "PROVIDER_PORT": "0",
+    }.items():
+        monkeypatch.setenv(name, value)
+    run(HA / "run.sh", "down", "--volumes")
+    code, out, err = run(HA / "run.sh", "up")
+    try:
+        assert code == 0, out + err
+        at = {service: address(*containers(service), f"{PROJECT}_services") for service in ["balancer", "identity-provider"]}
+        Names(
+            monkeypatch,
+            {
+                "idp.localhost.pomerium.io": at["identity-provider"],
+                "localhost.pomerium.io": at["balancer"],
+            },
+        )
+        yield
+    finally:
+        run(HA / "run.sh", "down", "--volumes")
+
+
+def test_it_survives_kills_and_upgrades(deployment):
+    ann = Person(HA / "secrets/internal-ca.crt")
+    greeted = ann.sign_in(SITE)
+    assert greeted.status_code == 200 and "Hello, Ann" in greeted.text, greeted.text
+
+    # A container that dies: what was on its way through a dead proxy is asked again by browsers;
+    # of the other services' deaths nobody hears at all.
+    for service in SERVICES:
+        with Load(ann, SITE, again=service == "proxy") as load:
+            victim = containers(service)[0]
+            docker("kill", victim)
+            load.goes_on()
+            # An engine takes `kill` for a wish and does not restart by itself.
+            docker("start", victim)
+            until(f"{service} to be healthy again", lambda: healthy(service) == 2)
+            load.goes_on()
+        assert set(load.outcomes) == {200}, f"killed {service}: {load.outcomes}"
+
+    with Load(ann, SITE) as load:
+        before = {service: set(containers(service)) for service in SERVICES}
+        code, out, err = run(HA / "run.sh", "upgrade")
+        assert code == 0, out + err
+        load.goes_on()
+    assert set(load.outcomes) == {200}, load.outcomes
+    for service in SERVICES:
+        assert len(containers(service)) == 2 and not before[service] & set(containers(service))
+
+    # Sessions outlive the database's container, too.
+    [postgres] = containers("postgres")
+    with Load(ann, SITE) as load:
+        docker("restart", postgres)
+        until("databroker to be ready again", lambda: healthy("databroker") == 2)
+        load.goes_on()
+    assert set(load.outcomes) == {200}, load.outcomes
+
+    code, out, err = run(HA / "run.sh", "up", "--scale", "authorize=3")
+    assert code == 0, out + err
+    assert healthy("authorize") == 3
+    assert "Hello, Bob" in Person(HA / "secrets/internal-ca.crt").sign_in(SITE, "bob").text
