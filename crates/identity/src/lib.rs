@@ -31,6 +31,7 @@ mod error;
 mod foreign;
 mod http_client;
 mod id_token;
+mod issuer;
 mod jwks;
 mod jwt;
 mod oidc;

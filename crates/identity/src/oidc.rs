@@ -1,5 +1,6 @@
-//! OpenID Connect: the code flow with PKCE and nonce, refresh, user info, sign-out, and tokens
-//! that programs bring.
+//! OpenID Connect: the code flow with PKCE and nonce, refresh, user info and sign-out.
+
+mod brought;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -17,160 +18,21 @@ use url::Url;
 use crate::claims::{self, text};
 use crate::client_auth::{Client, Method};
 use crate::discovery::{self, Metadata};
-use crate::document::Document;
-use crate::error::{ProviderError, Refusal};
-use crate::http_client::{HttpClient, REFRESH_DEADLINE, get};
+use crate::error::ProviderError;
+use crate::http_client::{REFRESH_DEADLINE, get};
 use crate::id_token::{Audience, RawIdToken};
+use crate::issuer::Issuer;
 use crate::jwks::{self, Jwks};
-use crate::jwt::{self, Expected, SignatureError, Unverified};
+use crate::jwt::{self, Expected, Unverified};
 use crate::provider::{
     AuthRequest, Capabilities, Claims, CodeExchange, EndSession, IdToken, Identity, Provider,
     Refresh, Refreshed, SignOut, Tokens, UserInfoRequest, VerifiedToken, VerifyToken,
 };
-use crate::providers::{Flavor, azure};
+use crate::providers::azure;
 use crate::token_endpoint::{Grant, ask, bearer_refusal};
 
-/// Least time between two attempts to read a discovery document.
-const DISCOVERY_DISTANCE: Duration = Duration::from_secs(2);
-/// Least time between two attempts to read the keys, which anybody can cause with an unknown `kid`.
-const KEYS_DISTANCE: Duration = Duration::from_secs(5);
-/// Longest pause between attempts while nothing has been read yet.
-const FIRST_PAUSE_MAX: Duration = Duration::from_secs(4);
 /// How long a person waits for a code to be redeemed.
 const EXCHANGE_DEADLINE: Duration = Duration::from_secs(10);
-/// How often document and keys are read again.
-const RENEWAL: Duration = Duration::from_secs(3600);
-/// Pause after a renewal that failed; the old document serves on.
-const RENEWAL_RETRY: Duration = Duration::from_secs(60);
-
-/// A provider's public side: what it publishes, shared by all clients we have there.
-pub(crate) struct Issuer {
-    pub url: String,
-    pub flavor: &'static Flavor,
-    http: HttpClient,
-    metadata: Arc<Document<Metadata>>,
-    keys: Arc<Document<Jwks>>,
-    background: tokio::task::AbortHandle,
-}
-
-impl Issuer {
-    /// Begins to read the discovery document in the background; needs a tokio runtime.
-    pub fn start(
-        url: String,
-        flavor: &'static Flavor,
-        http: HttpClient,
-    ) -> Result<Arc<Self>, ProviderError> {
-        let address = discovery::document_url(&url)?;
-        let metadata = {
-            let (http, url) = (http.clone(), url.clone());
-            Arc::new(Document::new(DISCOVERY_DISTANCE, move || {
-                let (http, url, address) = (http.clone(), url.clone(), address.clone());
-                async move {
-                    discovery::parse(&http.document(&address).await?, &url, flavor.issuer_rule)
-                }
-                .boxed()
-            }))
-        };
-        let keys = {
-            let (http, metadata) = (http.clone(), Arc::clone(&metadata));
-            Arc::new(Document::new(KEYS_DISTANCE, move || {
-                let (http, metadata) = (http.clone(), Arc::clone(&metadata));
-                async move { Jwks::parse(&http.document(metadata.get().await?.jwks_uri()).await?) }
-                    .boxed()
-            }))
-        };
-        let background = tokio::spawn(keep_fresh(
-            url.clone(),
-            Arc::clone(&metadata),
-            Arc::clone(&keys),
-        ))
-        .abort_handle();
-        Ok(Arc::new(Self {
-            url,
-            flavor,
-            http,
-            metadata,
-            keys,
-            background,
-        }))
-    }
-
-    pub async fn metadata(&self) -> Result<Arc<Metadata>, ProviderError> {
-        self.metadata.get().await
-    }
-
-    /// Verifies the signature of a token that is no ID token.
-    async fn verified(&self, token: &str) -> Result<Claims, ProviderError> {
-        let parsed = Unverified::parse(token)?;
-        self.with_keys(&|keys| parsed.verify(keys)).await?;
-        Ok(parsed.into_claims())
-    }
-
-    /// Verifies something by the provider's keys; an unknown key makes them be read again.
-    async fn with_keys(
-        &self,
-        verify: &(dyn Fn(&Jwks) -> Result<(), SignatureError> + Sync),
-    ) -> Result<(), ProviderError> {
-        let mut outcome = verify(&*self.keys.get().await?);
-        if outcome == Err(SignatureError::UnknownKey) {
-            outcome = verify(&*self.keys.refresh().await?);
-        }
-        outcome.map_err(|error| match error {
-            SignatureError::UnknownKey => {
-                ProviderError::invalid("the token is signed by none of the provider's keys")
-            }
-            SignatureError::Wrong => ProviderError::invalid("the token's signature is wrong"),
-            SignatureError::Token(words) => {
-                ProviderError::invalid(format!("the ID token does not hold: {words}"))
-            }
-        })
-    }
-}
-
-impl Drop for Issuer {
-    fn drop(&mut self) {
-        self.background.abort();
-    }
-}
-
-/// Reads the document until it is there, then again from time to time.
-async fn keep_fresh(url: String, metadata: Arc<Document<Metadata>>, keys: Arc<Document<Jwks>>) {
-    let mut pause = DISCOVERY_DISTANCE;
-    let mut failures = 0_u32;
-    loop {
-        let outcome = metadata.refresh().await;
-        match (&outcome, metadata.age()) {
-            (Ok(_), _) => {
-                if failures > 0 {
-                    tracing::info!(issuer = %url, "the identity provider can be reached");
-                }
-                failures = 0;
-                // Warm, so that the first sign-in does not wait; a failure shows up there.
-                if let Err(error) = keys.refresh().await {
-                    tracing::warn!(issuer = %url, %error, "the identity provider's keys could not be read");
-                }
-                pause = RENEWAL;
-            }
-            (Err(error), Some(age)) => {
-                failures += 1;
-                tracing::warn!(issuer = %url, %error, age_s = age.as_secs(),
-                    "the identity provider's discovery document could not be renewed; the old one serves on");
-                pause = RENEWAL_RETRY;
-            }
-            (Err(error), None) => {
-                failures += 1;
-                // About once a minute after the first few.
-                if failures < 4 || failures.is_multiple_of(16) {
-                    tracing::warn!(issuer = %url, %error, failures,
-                        "the identity provider's discovery document could not be read; trying again");
-                }
-                pause = pause.mul_f32(1.5).min(FIRST_PAUSE_MAX);
-            }
-        }
-        tokio::time::sleep(pause).await;
-    }
-}
-
 /// One client at one issuer.
 pub(crate) struct Oidc {
     id: String,
@@ -580,112 +442,6 @@ impl Oidc {
         }
         outcome
     }
-
-    async fn access_token(&self, request: VerifyToken<'_>) -> Result<VerifiedToken, ProviderError> {
-        if request.audiences.is_empty() {
-            return Err(ProviderError::Misconfigured(Refusal::new(
-                "no idp_access_token_allowed_audiences: without an audience every token of the \
-                 provider, made for anybody, would do",
-                None,
-            )));
-        }
-        let metadata = self.issuer.metadata().await?;
-        let mut claims = if looks_like_jwt(request.token) {
-            let claims = self.signed_access_token(&metadata, request).await?;
-            let subject = text(&claims, "sub")
-                .filter(|s| !s.is_empty())
-                .ok_or_else(|| ProviderError::invalid("the access token names nobody (sub)"))?;
-            let about = UserInfoRequest {
-                access_token: request.token,
-                expected_subject: Some(subject),
-            };
-            match self.ask_user_info(&metadata, about).await {
-                Ok(info) => claims::merge(claims, info.unwrap_or_default()),
-                // Tokens for other audiences often may not ask for user info.
-                Err(ProviderError::Refused(_) | ProviderError::Misconfigured(_)) => claims,
-                Err(error) => return Err(error),
-            }
-        } else if let Some(url) = metadata.introspection_endpoint() {
-            self.introspect(&metadata, url, request).await?
-        } else {
-            let about = UserInfoRequest {
-                access_token: request.token,
-                expected_subject: None,
-            };
-            let claims = self
-                .ask_user_info(&metadata, about)
-                .await?
-                .ok_or_else(|| self.unsupported("a way to verify opaque access tokens"))?;
-            check_audience(&claims, request.audiences)?;
-            claims
-        };
-        claims::put_right(&mut claims);
-        verified_token(claims)
-    }
-
-    async fn signed_access_token(
-        &self,
-        metadata: &Metadata,
-        request: VerifyToken<'_>,
-    ) -> Result<Claims, ProviderError> {
-        let mut claims = self.issuer.verified(request.token).await?;
-        // Some put the client where others put the audience.
-        if !claims.contains_key("aud") {
-            let client = ["client_id", "azp"]
-                .into_iter()
-                .find_map(|n| text(&claims, n))
-                .map(str::to_owned);
-            if let Some(client) = client {
-                claims.insert("aud".into(), Value::String(client));
-            }
-        }
-        jwt::check_claims(
-            &claims,
-            Expected {
-                rule: self.issuer.flavor.issuer_rule,
-                issuer: metadata.issuer(),
-                audiences: request.audiences,
-                authorized_party: None,
-                now: request.now,
-            },
-        )?;
-        Ok(claims)
-    }
-
-    /// RFC 7662.
-    async fn introspect(
-        &self,
-        metadata: &Metadata,
-        url: &Url,
-        request: VerifyToken<'_>,
-    ) -> Result<Claims, ProviderError> {
-        let form = [
-            ("token", request.token),
-            ("token_type_hint", "access_token"),
-        ];
-        let ask = self
-            .client
-            .request(url, &form, self.client.method(metadata)?)?;
-        let answer = self.issuer.http.call(ask).await?;
-        if !answer.status.is_success() {
-            return Err(crate::token_endpoint::refusal(&answer));
-        }
-        let claims: Claims = answer.json()?;
-        if claims.get("active") != Some(&Value::Bool(true)) {
-            return Err(ProviderError::Refused(Refusal::new(
-                "invalid_token",
-                Some("not active"),
-            )));
-        }
-        if jwt::time(&claims, "exp")?.is_some_and(|exp| exp <= request.now) {
-            return Err(ProviderError::Refused(Refusal::new(
-                "invalid_token",
-                Some("expired"),
-            )));
-        }
-        check_audience(&claims, request.audiences)?;
-        Ok(claims)
-    }
 }
 
 /// What the provider announces for ID tokens, as far as it proves something.
@@ -734,20 +490,6 @@ fn check_issuer_parameter(metadata: &Metadata, named: Option<&str>) -> Result<()
     }
 }
 
-fn check_audience(claims: &Claims, audiences: &[String]) -> Result<(), ProviderError> {
-    let mut named = jwt::audience(claims);
-    if named.is_empty() {
-        named.extend(text(claims, "client_id").map(str::to_owned));
-    }
-    if named.iter().any(|a| audiences.contains(a)) {
-        Ok(())
-    } else {
-        Err(ProviderError::invalid(
-            "the access token is for none of the allowed audiences",
-        ))
-    }
-}
-
 fn id_token_facts(raw: RawIdToken, claims: &Claims) -> Result<IdToken, ProviderError> {
     let subject = text(claims, "sub")
         .filter(|s| !s.is_empty())
@@ -776,11 +518,6 @@ fn verified_token(claims: Claims) -> Result<VerifiedToken, ProviderError> {
     })
 }
 
-/// Three parts, the first of which is a JSON object with an algorithm.
-fn looks_like_jwt(token: &str) -> bool {
-    token.starts_with("eyJ") && token.bytes().filter(|b| *b == b'.').count() == 2
-}
-
 impl Provider for Oidc {
     fn id(&self) -> &str {
         &self.id
@@ -791,7 +528,7 @@ impl Provider for Oidc {
             .params
             .iter()
             .any(|(n, v)| n == "response_mode" && v == "form_post");
-        let known = self.issuer.metadata.good();
+        let known = self.issuer.known_metadata();
         let fixed = Capabilities {
             id_token: true,
             form_post,

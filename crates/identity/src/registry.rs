@@ -10,7 +10,8 @@ use postern_common::config::{ClientCredentials, Config, ProviderKind, ProviderOp
 use crate::client_auth::Client;
 use crate::error::ProviderError;
 use crate::http_client::HttpClient;
-use crate::oidc::{Issuer, Oidc};
+use crate::issuer::Issuer;
+use crate::oidc::Oidc;
 use crate::provider::Provider;
 use crate::providers::{default_url, flavor, github::GitHub};
 
