@@ -228,7 +228,7 @@ impl Shared {
     pub(super) async fn tidy(&self, retention: Duration) -> Result<Tidied, StorageError> {
         let mut open = self.begin().await?;
         open.execute(
-            "DELETE FROM postern.leases WHERE ends_at < clock_timestamp() - interval '1 day'",
+            "DELETE FROM postern.leases WHERE ends_at <= clock_timestamp()",
             &[],
         )
         .await?;
