@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method};
 use jiff::Timestamp;
 use postern_common::authz::{CheckRequest, CheckSubject, Scheme};
+use postern_common::config::source::Environment;
 use postern_common::config::*;
-use postern_common::crypto::keys::{SecretKey, SigningKeys};
 use postern_common::rpc::stubs::{databroker, session, user};
 use postern_policy::Policy;
 use serde_json::{Value, json};
@@ -43,127 +43,44 @@ pub fn request(path: &str, headers: &[(&'static str, &str)]) -> CheckRequest {
 }
 
 pub fn route(id: &str, policy: &Value) -> Route {
+    let mut config = load(
+        "routes: [{from: 'https://app.corp.test', response: {status: 200}, allow_any_authenticated_user: true}]",
+    );
+    let route = config.routes.pop().and_then(Arc::into_inner).unwrap();
     Route {
         id: RouteId(id.into()),
         checksum: RouteChecksum(7),
         name: id.to_owned(),
-        description: String::new(),
-        logo_url: None,
-        from: RouteFrom {
-            scheme: FromScheme::Https,
-            host: "app.corp.test".into(),
-            port: None,
-            also: None,
-            text: "https://app.corp.test".into(),
-        },
-        matcher: PathMatcher::Any,
-        target: RouteTarget::Response(FixedResponse {
-            status: http::StatusCode::OK,
-            body: String::new(),
-        }),
         policy: Policy::compile(policy).unwrap(),
-        error_details: ErrorDetails::Hide,
-        depends_on: Vec::new(),
-        identity: RouteIdentity {
-            headers: PassIdentity::No,
-            issuer: IssuerFormat::HostOnly,
-            groups_filter: Vec::new(),
-        },
-        provider_client: None,
-        provider_id: None,
-        bearer: RouteBearer {
-            format: BearerTokenFormat::Default,
-            audiences: None,
-            verifiers: Vec::new(),
-        },
-        request_headers: RequestHeaders::default(),
-        response_headers: ResponseHeaders::default(),
-        kubernetes_token: None,
+        ..route
     }
 }
 
 pub fn config(routes: Vec<Route>) -> Config {
-    let secret = SecretKey::random();
     Config {
-        services: Services::all(),
-        listen: Listen {
-            public: None,
-            grpc: None,
-            http_redirect: None,
-            health: "127.0.0.1:0".parse().unwrap(),
-            proxy_protocol: ProxyProtocol::Off,
-        },
-        server_tls: ServerTls::Off,
-        certificate_authorities: Vec::new(),
-        urls: ServiceUrls {
-            authenticate: "https://auth.corp.test".parse().unwrap(),
-            authenticate_internal: None,
-            authorize: Vec::new(),
-            databroker: Vec::new(),
-        },
-        grpc: Grpc {
-            listener: GrpcListenerSecurity::ClearText,
-            client_timeout: Duration::from_secs(10),
-            override_certificate_name: None,
-            ext_authz: ExtAuthzCallers::OwnServicesOnly,
-        },
-        signing_keys: Arc::new(SigningKeys::derived_from(&secret).unwrap()),
-        secrets: Secrets {
-            shared: vec![secret],
-            cookie: vec![SecretKey::random()],
-            storage: Vec::new(),
-        },
-        provider: None,
         provider_id: Some("IDP".into()),
-        jwt_verifiers: BTreeMap::new(),
-        cookie: CookieOptions {
-            name: "_pomerium".into(),
-            domain: None,
-            http_only: true,
-            expire: Duration::from_secs(14 * 3600),
-            same_site: SameSite::Lax,
-        },
-        storage: StorageOptions::Memory,
-        identity: IdentityHeaders {
-            claims_headers: Vec::new(),
-            groups_filter: Vec::new(),
-            assertion_reuse: Duration::from_secs(60),
-        },
-        programs: ProgrammaticAccess {
-            redirect_domains: Vec::new(),
-            unbound_callbacks: UnboundCallbacks::Refuse,
-        },
-        http: HttpOptions {
-            codec: Codec::Auto,
-            timeout_read: Duration::ZERO,
-            timeout_write: Duration::ZERO,
-            timeout_idle: Duration::ZERO,
-            default_upstream_timeout: Duration::ZERO,
-            set_response_headers: Vec::new(),
-            trusted_hops: 0,
-            append_forwarded_for: true,
-            path: PathNormalization {
-                merge_slashes: true,
-                dot_segments: true,
-                escaped_slashes: EscapedSlashes::Reject,
-            },
-            underscore_headers: UnderscoreHeaders::Allow,
-        },
-        dns: DnsOptions::default(),
-        downstream_mtls: None,
-        log: LogOptions {
-            level: LogLevel::Info,
-            proxy_level: LogLevel::Info,
-            access_fields: None,
-            authorize_fields: None,
-        },
-        metrics: None,
-        branding: Branding::default(),
-        flags: RuntimeFlags::default(),
-        signout_redirect_url: None,
         routes: routes.into_iter().map(Arc::new).collect(),
         checksum: 1,
+        ..load("")
     }
+}
+
+fn load(added: &str) -> Config {
+    let secret = "dGVzdHMgc2hhcmUgdGhpcyBzZWNyZXQsIDMyIGJ5dGU=";
+    let text = format!(
+        "services: authorize\nauthenticate_service_url: https://auth.corp.test\n\
+         databroker_service_url: http://127.0.0.1:1\ngrpc_insecure: true\nshared_secret: {secret}\n{added}\n"
+    );
+    let loaded = load_text(
+        Path::new("config.yaml"),
+        &text,
+        &Environment::default(),
+        &ProcessSecrets::default(),
+    );
+    let config = loaded
+        .config
+        .unwrap_or_else(|| panic!("{}", loaded.diagnostics));
+    Arc::into_inner(config).unwrap()
 }
 
 /// Ann, in the groups eng and ops.

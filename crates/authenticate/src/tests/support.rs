@@ -1,17 +1,18 @@
 //! A deployment of one authenticate, and a browser.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
+use postern_common::config::source::Environment;
 use postern_common::config::*;
 use postern_common::crypto::handle::Handle;
-use postern_common::crypto::keys::{SecretKey, SigningKeys};
+use postern_common::crypto::keys::SecretKey;
 use postern_common::crypto::seal;
 use postern_common::crypto::signed_url::{self, param};
 use postern_common::rpc::token::TokenKeys;
@@ -221,138 +222,36 @@ pub(super) fn navigation() -> HeaderMap {
 }
 
 fn config() -> Config {
-    let authenticate = Url::parse(&format!("https://{HOST}")).unwrap();
-    Config {
-        services: Services::one(Service::Authenticate),
-        listen: Listen {
-            public: None,
-            grpc: None,
-            http_redirect: None,
-            health: "127.0.0.1:0".parse().unwrap(),
-            proxy_protocol: ProxyProtocol::Off,
-        },
-        server_tls: ServerTls::Off,
-        certificate_authorities: Vec::new(),
-        urls: ServiceUrls {
-            authenticate,
-            authenticate_internal: Some(Url::parse("https://authenticate:8443").unwrap()),
-            authorize: Vec::new(),
-            databroker: Vec::new(),
-        },
-        grpc: Grpc {
-            listener: GrpcListenerSecurity::ClearText,
-            client_timeout: Duration::from_secs(10),
-            override_certificate_name: None,
-            ext_authz: ExtAuthzCallers::OwnServicesOnly,
-        },
-        secrets: Secrets {
-            shared: vec![SecretKey::random()],
-            cookie: vec![SecretKey::random()],
-            storage: Vec::new(),
-        },
-        signing_keys: Arc::new(SigningKeys::derived_from(&SecretKey::random()).unwrap()),
-        provider: Some(ProviderOptions {
-            kind: ProviderKind::Oidc,
-            url: Some(ISSUER.into()),
-            client: ClientCredentials {
-                id: "postern".into(),
-                secret: "secret".into(),
-            },
-            scopes: Vec::new(),
-            request_params: BTreeMap::new(),
-            access_token_audiences: None,
-        }),
-        provider_id: Some(IDP_ID.into()),
-        jwt_verifiers: BTreeMap::new(),
-        cookie: CookieOptions {
-            name: "_pomerium".into(),
-            domain: None,
-            http_only: true,
-            expire: Duration::from_secs(14 * 3600),
-            same_site: SameSite::Lax,
-        },
-        storage: StorageOptions::Memory,
-        identity: IdentityHeaders {
-            claims_headers: Vec::new(),
-            groups_filter: Vec::new(),
-            assertion_reuse: Duration::ZERO,
-        },
-        programs: ProgrammaticAccess {
-            redirect_domains: vec!["localhost".into()],
-            unbound_callbacks: UnboundCallbacks::Refuse,
-        },
-        http: HttpOptions {
-            codec: Codec::Auto,
-            timeout_read: Duration::from_secs(30),
-            timeout_write: Duration::ZERO,
-            timeout_idle: Duration::from_secs(300),
-            default_upstream_timeout: Duration::from_secs(30),
-            set_response_headers: vec![(header::X_FRAME_OPTIONS, "SAMEORIGIN".parse().unwrap())],
-            trusted_hops: 0,
-            append_forwarded_for: true,
-            path: PathNormalization {
-                merge_slashes: true,
-                dot_segments: true,
-                escaped_slashes: EscapedSlashes::Reject,
-            },
-            underscore_headers: UnderscoreHeaders::Allow,
-        },
-        dns: DnsOptions::default(),
-        downstream_mtls: None,
-        log: LogOptions {
-            level: LogLevel::Info,
-            proxy_level: LogLevel::Info,
-            access_fields: None,
-            authorize_fields: None,
-        },
-        metrics: None,
-        branding: Branding::default(),
-        flags: RuntimeFlags::default(),
-        signout_redirect_url: None,
-        routes: ["app.corp.test", "b.corp.test", "app2.corp.test"]
-            .map(|host| Arc::new(route(host)))
-            .to_vec(),
-        checksum: 0,
-    }
+    let routes: String = ["app", "b", "app2"]
+        .map(|name| {
+            format!(
+                "- {{from: 'https://{name}.corp.test', response: {{status: 200}}, allow_any_authenticated_user: true}}\n"
+            )
+        })
+        .concat();
+    let text = format!(
+        "services: authenticate\nauthenticate_service_url: https://{HOST}\n\
+         authenticate_internal_service_url: https://authenticate:8443\n\
+         databroker_service_url: http://127.0.0.1:1\ninsecure_server: true\n\
+         idp_provider: oidc\nidp_provider_url: {ISSUER}\nidp_client_id: postern\nidp_client_secret: secret\n\
+         shared_secret: {SECRET}\ncookie_secret: {SECRET}\n\
+         set_response_headers: {{X-Frame-Options: SAMEORIGIN}}\nroutes:\n{routes}"
+    );
+    let loaded = load_text(
+        Path::new("config.yaml"),
+        &text,
+        &Environment::default(),
+        &ProcessSecrets::default(),
+    );
+    let loaded = loaded
+        .config
+        .unwrap_or_else(|| panic!("{}", loaded.diagnostics));
+    let mut config = Arc::into_inner(loaded).unwrap();
+    config.secrets.shared = vec![SecretKey::random()];
+    config.secrets.cookie = vec![SecretKey::random()];
+    config.provider_id = Some(IDP_ID.into());
+    config
 }
 
-fn route(host: &str) -> Route {
-    let policy = serde_json::json!([{"allow": {"and": [{"authenticated_user": true}]}}]);
-    Route {
-        id: RouteId(host.into()),
-        checksum: RouteChecksum(0),
-        name: host.into(),
-        description: String::new(),
-        logo_url: None,
-        from: RouteFrom {
-            scheme: FromScheme::Https,
-            host: host.into(),
-            port: None,
-            also: None,
-            text: format!("https://{host}"),
-        },
-        matcher: PathMatcher::Any,
-        target: RouteTarget::Response(FixedResponse {
-            status: StatusCode::OK,
-            body: String::new(),
-        }),
-        policy: postern_policy::Policy::compile(&policy).unwrap(),
-        error_details: ErrorDetails::Hide,
-        depends_on: Vec::new(),
-        identity: RouteIdentity {
-            headers: PassIdentity::No,
-            issuer: IssuerFormat::HostOnly,
-            groups_filter: Vec::new(),
-        },
-        provider_client: None,
-        provider_id: None,
-        bearer: RouteBearer {
-            format: BearerTokenFormat::Default,
-            audiences: None,
-            verifiers: Vec::new(),
-        },
-        request_headers: RequestHeaders::default(),
-        response_headers: ResponseHeaders::default(),
-        kubernetes_token: None,
-    }
-}
+/// Of no deployment: replaced by random ones.
+const SECRET: &str = "dGVzdHMgc2hhcmUgdGhpcyBzZWNyZXQsIDMyIGJ5dGU=";
