@@ -14,19 +14,26 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use postern_common::config::{Config, ServerTls};
 use postern_common::lifecycle::{Lifecycle, Phase};
+use postern_common::net::accept::{Bounds, accept};
+use postern_common::net::in_use::{Call, InUse, Patience};
+use postern_common::net::served;
 use postern_common::tls::{self, Alpn, Certificates, SwapCertificates, TlsError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
-/// Connections at a time; the next one waits in the kernel.
+/// Connections at a time.
 const MAX_CONNECTIONS: usize = 4096;
 /// A TLS handshake takes no longer.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// The head of a request takes no longer; nor does a connection wait longer for its next one.
+/// The head of a request takes no longer.
 const HEAD: Duration = Duration::from_secs(30);
+/// A connection without a request is closed.
+const PATIENCE: Patience = Patience {
+    first_call: Duration::from_secs(30),
+    idle: Duration::from_secs(60),
+};
 /// Requests at a time on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
 /// Room for a `state` that holds a long URL.
@@ -81,35 +88,19 @@ pub async fn serve(
     lifecycle: &Lifecycle,
 ) {
     let acceptor = tls.map(|tls| TlsAcceptor::from(tls.server));
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let closed = lifecycle.reached(Phase::ListenersClosed);
-    tokio::pin!(closed);
-    loop {
-        let accept = async {
-            let slot = Arc::clone(&slots).acquire_owned().await;
-            (slot, listener.accept().await)
-        };
-        let (slot, accepted) = tokio::select! {
-            () = &mut closed => return,
-            accepted = accept => accepted,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of file descriptors, or the client has left again.
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+    let bounds = Bounds {
+        kind: "sign-in",
+        connections: MAX_CONNECTIONS,
+    };
+    accept(listener, bounds, lifecycle, |stream, peer| {
         let connection = connection(stream, acceptor.clone(), router.clone(), lifecycle.clone());
-        lifecycle.spawn(async move {
+        async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%peer, error, "connection ended");
             }
-            drop(slot);
-        });
-    }
+        }
+    })
+    .await;
 }
 
 async fn connection(
@@ -139,8 +130,10 @@ async fn http1<I>(io: I, router: Router, lifecycle: Lifecycle) -> Result<(), Str
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let shared = lifecycle.clone();
-    let service = service_fn(move |request| answer(request, router.clone(), shared.clone()));
+    let (shared, in_use) = (lifecycle.clone(), InUse::new());
+    let calls = Arc::clone(&in_use);
+    let service =
+        service_fn(move |request| answer(request, router.clone(), shared.clone(), calls.call()));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
@@ -150,15 +143,18 @@ where
     let shut = |connection: Pin<&mut _>| {
         hyper::server::conn::http1::Connection::graceful_shutdown(connection);
     };
-    drained(connection, shut, Phase::IdleClosed, &lifecycle).await
+    let patience = (&*in_use, PATIENCE);
+    served::run(connection, shut, Phase::IdleClosed, patience, &lifecycle).await
 }
 
 async fn http2<I>(io: I, router: Router, lifecycle: Lifecycle) -> Result<(), String>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let shared = lifecycle.clone();
-    let service = service_fn(move |request| answer(request, router.clone(), shared.clone()));
+    let (shared, in_use) = (lifecycle.clone(), InUse::new());
+    let calls = Arc::clone(&in_use);
+    let service =
+        service_fn(move |request| answer(request, router.clone(), shared.clone(), calls.call()));
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
@@ -167,43 +163,18 @@ where
         .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(TokioIo::new(io), service);
     tokio::pin!(connection);
-    // Open connections get GOAWAY when the drain begins; those opened later are served.
-    let goaway_at = if lifecycle.phase() >= Phase::Draining {
-        Phase::IdleClosed
-    } else {
-        Phase::Draining
-    };
     let shut = |connection: Pin<&mut _>| {
         hyper::server::conn::http2::Connection::graceful_shutdown(connection);
     };
-    drained(connection, shut, goaway_at, &lifecycle).await
-}
-
-/// Runs a connection; from `phase` on it finishes what it has begun.
-async fn drained<C>(
-    mut connection: Pin<&mut C>,
-    shut: impl FnOnce(Pin<&mut C>),
-    phase: Phase,
-    lifecycle: &Lifecycle,
-) -> Result<(), String>
-where
-    C: Future<Output = Result<(), hyper::Error>>,
-{
-    tokio::select! {
-        ended = &mut connection => return ended.map_err(|error| error.to_string()),
-        () = lifecycle.reached(phase) => {}
-    }
-    shut(connection.as_mut());
-    tokio::select! {
-        ended = &mut connection => ended.map_err(|error| error.to_string()),
-        () = lifecycle.stopping().cancelled_owned() => Err("stopped".to_owned()),
-    }
+    let told_at = served::told_at(&lifecycle);
+    served::run(connection, shut, told_at, (&in_use, PATIENCE), &lifecycle).await
 }
 
 async fn answer(
     request: Request<Incoming>,
     router: Router,
     lifecycle: Lifecycle,
+    _call: Call,
 ) -> Result<Response, Infallible> {
     let _busy = lifecycle.busy();
     let version = request.version();

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use postern_common::config::Config;
 use postern_common::lifecycle::Phase;
+use postern_common::net::accept::is_of_the_connection;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
@@ -191,16 +192,6 @@ pub(crate) async fn accept(core: &Rc<Core>, listener: TcpListener) {
             }
         }
     }
-}
-
-/// The client gave up before we came: nothing is wrong with the listener.
-fn is_of_the_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-    )
 }
 
 /// One of the connections that clients may have.

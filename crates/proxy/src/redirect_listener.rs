@@ -12,17 +12,19 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use postern_common::authz::Scheme;
-use postern_common::lifecycle::Phase;
+use postern_common::net::accept::{Bounds, accept};
 use postern_common::route::{RawTarget, Target, authority_of};
 use postern_common::web::credentials::without_session;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 use crate::core::Shared;
 use crate::limits;
 
-/// Connections at once; each carries next to nothing.
-const CONNECTIONS: usize = 4096;
+/// Each carries next to nothing.
+const BOUNDS: Bounds = Bounds {
+    kind: "redirect",
+    connections: 4096,
+};
 
 /// Serves until the listeners close.
 pub(crate) async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) {
@@ -30,22 +32,10 @@ pub(crate) async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) 
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "http_redirect_addr cannot be served"),
     };
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
     let lifecycle = shared.lifecycle.clone();
-    loop {
-        let accepted = tokio::select! {
-            () = lifecycle.reached(Phase::ListenersClosed) => return,
-            accepted = listener.accept() => accepted,
-        };
-        let Ok((stream, _)) = accepted else {
-            tokio::time::sleep(limits::ACCEPT_PAUSE).await;
-            continue;
-        };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            continue;
-        };
+    accept(listener, BOUNDS, &lifecycle, |stream, _| {
         let shared = Arc::clone(&shared);
-        lifecycle.spawn(async move {
+        async move {
             let stopping = shared.lifecycle.stopping();
             let service = service_fn(move |request| {
                 let shared = Arc::clone(&shared);
@@ -60,9 +50,9 @@ pub(crate) async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) 
                 _ = connection => {}
                 () = stopping.cancelled() => {}
             }
-            drop(place);
-        });
-    }
+        }
+    })
+    .await;
 }
 
 fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>> {

@@ -1,7 +1,10 @@
-//! Names to addresses, and connections to them.
+//! Names to addresses, connections to them, and connections that come in.
 
+pub mod accept;
 pub mod connect;
+pub mod in_use;
 pub mod resolver;
+pub mod served;
 #[cfg(test)]
 pub(crate) mod test_dns;
 

@@ -6,7 +6,6 @@ mod connection;
 pub mod discovery;
 mod driver;
 pub mod endpoint;
-mod in_use;
 pub mod server;
 pub mod stubs;
 pub mod token;

@@ -18,7 +18,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tonic::body::Body;
 use tonic::service::Routes;
@@ -29,27 +28,29 @@ use tonic_health::server::{HealthReporter, HealthService};
 use tower::ServiceExt as _;
 
 use super::VERSION_HEADER;
-use super::in_use::{Call, InUse, Patience};
 use super::transport::grpc_timeout;
 use crate::lifecycle::{Lifecycle, Phase};
-use crate::telemetry::RateLimit;
+use crate::net::accept::{Bounds, accept};
+use crate::net::in_use::{Call, InUse, Patience};
+use crate::net::served;
 
 /// A TLS handshake takes no longer.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// A connection that has made no call by then is closed, and one that has made none for longer.
-/// A service of ours that waits for work has a watch of health open.
+/// A service of ours that waits for work has a watch of health open; that of a stranger does not
+/// count.
 const PATIENCE: Patience = Patience {
     first_call: Duration::from_secs(60),
     idle: Duration::from_secs(5 * 60),
 };
-/// What is left of an idle connection after GOAWAY is closed without a farewell.
-const FAREWELL: Duration = Duration::from_secs(20);
 /// Pings find clients that vanished; hyper closes the connection when none comes back in time.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Calls at a time on one connection.
 const MAX_STREAMS: u32 = 1024;
 const MAX_HEADERS: u32 = 64 * 1024;
+/// Methods that anybody may call.
+const HEALTH: &str = "/grpc.health.v1.Health/";
 /// Room for bulk writes: at the default of 64 KiB they wait for the network at each step.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
@@ -103,43 +104,19 @@ pub async fn serve(listener: TcpListener, server: Server, lifecycle: &Lifecycle)
         tls: server.tls.map(TlsAcceptor::from),
         lifecycle: lifecycle.clone(),
     };
-    let slots = Arc::new(Semaphore::new(server.max_connections));
-    let full = RateLimit::new(Duration::from_secs(10));
-    let closed = lifecycle.reached(Phase::ListenersClosed);
-    tokio::pin!(closed);
-    loop {
-        let accepted = tokio::select! {
-            () = &mut closed => return,
-            accepted = listener.accept() => accepted,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of file descriptors, or the client has left again.
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            if let Some(held_back) = full.pass("full", std::time::Instant::now()) {
-                tracing::warn!(
-                    %peer,
-                    connections = server.max_connections,
-                    held_back,
-                    "closed a new gRPC connection: there are as many as may be"
-                );
-            }
-            continue;
-        };
+    let bounds = Bounds {
+        kind: "gRPC",
+        connections: server.max_connections,
+    };
+    accept(listener, bounds, lifecycle, |stream, peer| {
         let shared = shared.clone();
-        lifecycle.spawn(async move {
+        async move {
             if let Err(error) = connection(stream, peer, shared).await {
                 tracing::debug!(%peer, error, "connection ended");
             }
-            drop(slot);
-        });
-    }
+        }
+    })
+    .await;
 }
 
 #[derive(Clone)]
@@ -184,31 +161,11 @@ where
         .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(TokioIo::new(io), service);
     tokio::pin!(connection);
-    // A connection that was open when the drain began gets GOAWAY at once; one that was opened
-    // after that is served until idle connections are closed.
-    let goaway_at = if lifecycle.phase() >= Phase::Draining {
-        Phase::IdleClosed
-    } else {
-        Phase::Draining
+    let shut = |connection: Pin<&mut _>| {
+        hyper::server::conn::http2::Connection::graceful_shutdown(connection);
     };
-    let idle = tokio::select! {
-        ended = &mut connection => return ended.map_err(|error| error.to_string()),
-        () = lifecycle.reached(goaway_at) => false,
-        () = in_use.idle(PATIENCE) => true,
-    };
-    connection.as_mut().graceful_shutdown();
-    let farewell = async {
-        if idle {
-            tokio::time::sleep(FAREWELL).await;
-        } else {
-            std::future::pending::<()>().await;
-        }
-    };
-    tokio::select! {
-        ended = &mut connection => ended.map_err(|error| error.to_string()),
-        () = lifecycle.stopping().cancelled_owned() => Err("stopped".to_owned()),
-        () = farewell => Err("idle".to_owned()),
-    }
+    let told_at = served::told_at(&lifecycle);
+    served::run(connection, shut, told_at, (&in_use, PATIENCE), &lifecycle).await
 }
 
 async fn answer(
@@ -243,23 +200,36 @@ async fn answer(
     let version = HeaderValue::from_static(env!("CARGO_PKG_VERSION"));
     response.headers_mut().insert(VERSION_HEADER, version);
     let lifecycle = shared.lifecycle;
-    let call = if is_refusal(response.headers()) {
-        call.refused();
-        None
+    let refusal = refusal(response.headers());
+    let call = if path.starts_with(HEALTH) {
+        call.of_anybody()
     } else {
-        Some(call)
+        if !matches!(
+            refusal,
+            Some(Code::Unauthenticated | Code::PermissionDenied)
+        ) {
+            call.is_of_somebody_known();
+        }
+        match refusal {
+            Some(_) => {
+                call.refused();
+                None
+            }
+            None => Some(call),
+        }
     };
     Ok(response.map(|body| Body::new(Ending::new(body, lifecycle, call))))
 }
 
-/// Whether the caller may not make this call, or nothing serves it.
-fn is_refusal(answer: &HeaderMap) -> bool {
+/// The caller may not make this call, or nothing serves it.
+fn refusal(answer: &HeaderMap) -> Option<Code> {
     const REFUSALS: [Code; 3] = [
         Code::Unauthenticated,
         Code::PermissionDenied,
         Code::Unimplemented,
     ];
-    Status::from_header_map(answer).is_some_and(|status| REFUSALS.contains(&status.code()))
+    let code = Status::from_header_map(answer)?.code();
+    REFUSALS.contains(&code).then_some(code)
 }
 
 /// The address of the client, in the extensions of each request.

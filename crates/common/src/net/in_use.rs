@@ -1,14 +1,14 @@
 //! Whether a connection is in use: what tells a client that works from one that only holds a place.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 /// How long a connection may have no open call.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub struct Patience {
     /// Before its first call.
     pub first_call: Duration,
     /// After its last one.
@@ -17,24 +17,27 @@ pub(super) struct Patience {
 
 /// The calls of one connection.
 #[derive(Debug)]
-pub(super) struct InUse {
+pub struct InUse {
     since: Instant,
     open: AtomicUsize,
     /// Milliseconds after `since` at which the last call ended that was not refused; zero: none.
     last: AtomicU64,
+    /// A call was made that not everybody may make.
+    known: AtomicBool,
 }
 
 impl InUse {
-    pub(super) fn new() -> Arc<Self> {
+    pub fn new() -> Arc<Self> {
         Arc::new(Self {
             since: Instant::now(),
             open: AtomicUsize::new(0),
             last: AtomicU64::new(0),
+            known: AtomicBool::new(false),
         })
     }
 
     /// A call that lasts until what is returned is dropped.
-    pub(super) fn call(self: &Arc<Self>) -> Call {
+    pub fn call(self: &Arc<Self>) -> Call {
         self.open.fetch_add(1, Ordering::Relaxed);
         Call {
             of: Arc::clone(self),
@@ -43,7 +46,7 @@ impl InUse {
     }
 
     /// Returns when the connection has had no open call for longer than `patience`.
-    pub(super) async fn idle(&self, patience: Patience) {
+    pub async fn idle(&self, patience: Patience) {
         while let Some(at) = self.look_again(self.since.elapsed(), patience) {
             tokio::time::sleep_until(self.since + at).await;
         }
@@ -70,14 +73,28 @@ impl InUse {
 
 /// An open call.
 #[derive(Debug)]
-pub(super) struct Call {
+pub struct Call {
     of: Arc<InUse>,
     counts: bool,
 }
 
 impl Call {
+    /// Not everybody may make this one.
+    pub fn is_of_somebody_known(&self) {
+        self.of.known.store(true, Ordering::Relaxed);
+    }
+
+    /// Anybody may make it, so it counts only on the connection of somebody known.
+    pub fn of_anybody(self) -> Option<Self> {
+        if self.of.known.load(Ordering::Relaxed) {
+            return Some(self);
+        }
+        self.refused();
+        None
+    }
+
     /// It was refused. Whoever may not call does not keep a connection by trying.
-    pub(super) fn refused(mut self) {
+    pub fn refused(mut self) {
         self.counts = false;
     }
 }
@@ -134,6 +151,18 @@ mod tests {
         assert_eq!(look(3900), None);
         drop(connection.call());
         assert_eq!(look(3600), Some(seconds(3900)), "time does not go back");
+    }
+
+    #[test]
+    fn s17_what_anybody_may_ask_counts_only_for_those_who_are_known() {
+        let connection = InUse::new();
+        let look = |now| connection.look_again(seconds(now), PATIENCE);
+        assert!(connection.call().of_anybody().is_none());
+        assert_eq!(look(60), None);
+        connection.call().is_of_somebody_known();
+        let watch = connection.call().of_anybody();
+        assert_eq!(look(3600), Some(seconds(3615)));
+        drop(watch);
     }
 
     #[tokio::test]
