@@ -191,7 +191,7 @@ async fn a_request_that_never_ends_is_cut_at_the_deadline() {
     assert_eq!(Exit::Cut.code(), ExitCode::SUCCESS);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_second_signal_stops_at_once() {
     let lifecycle = Lifecycle::new(DrainTiming::default());
     let _busy = lifecycle.busy();

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use crate::contract::{put, record};
-use crate::feed::{follow, next, start};
+use crate::feed::{Running, follow, next, start};
 use crate::{eventually, open, resolver, sealed, server};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -432,6 +432,34 @@ async fn s20_certificates_are_verified_when_tls_is_asked_for() {
     assert_eq!(server.psql("postgres", encrypted).unwrap(), "t");
 }
 
+/// 50 writers at these databrokers for a while; the longest that one of them waited, and their writes.
+async fn write(all: &[Running]) -> (Duration, usize) {
+    let writers = (0..50).map(|writer| {
+        let mut client = all[writer % all.len()].client.clone();
+        tokio::spawn(async move {
+            let mut slowest = Duration::ZERO;
+            let begun = Instant::now();
+            let mut n = 0;
+            while begun.elapsed() < Duration::from_secs(6) {
+                let records = vec![record("t", &format!("{writer}-{}", n % 10), b"x")];
+                let since = Instant::now();
+                client.put(PutRequest { records }).await.unwrap();
+                slowest = slowest.max(since.elapsed());
+                n += 1;
+            }
+            (slowest, n)
+        })
+    });
+    let mut slowest = Duration::ZERO;
+    let mut count = 0;
+    for writer in futures::future::join_all(writers).await {
+        let (took, n) = writer.unwrap();
+        slowest = slowest.max(took);
+        count += n;
+    }
+    (slowest, count)
+}
+
 /// Three databrokers, 200,000 changes past retention, cleanup forced every second in all three, 50 writers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c13_cleanup_and_writers_do_not_hinder_each_other() {
@@ -440,6 +468,18 @@ async fn c13_cleanup_and_writers_do_not_hinder_each_other() {
     let key = SecretKey::random();
     let first = open(&database, keys(&[&key])).await;
     put(&first, vec![record("t", "old", b"x")]).await;
+    let undisturbed = {
+        let quiet = server.database("c13_quiet").unwrap();
+        let never = Housekeeping {
+            retention: Duration::from_secs(3_600),
+            every: Duration::from_secs(3_600),
+        };
+        let mut all = Vec::new();
+        for _ in 0..3 {
+            all.push(start(open(&quiet, keys(&[&key])).await, never));
+        }
+        write(&all).await.0
+    };
     server
         .psql("c13", "INSERT INTO postern.changes (version, type, id, modified_at, deleted, payload)
             SELECT n, 't', 'gone', now() - interval '2 hours', true, '' FROM generate_series(2, 200001) AS n;
@@ -459,32 +499,15 @@ async fn c13_cleanup_and_writers_do_not_hinder_each_other() {
             .psql("c13", "SELECT count(*) FROM postern.changes WHERE deleted")
             .unwrap()
     };
-    let writers = (0..50).map(|writer| {
-        let mut client = all[writer % 3].client.clone();
-        tokio::spawn(async move {
-            let mut slowest = Duration::ZERO;
-            let begun = Instant::now();
-            let mut n = 0;
-            while begun.elapsed() < Duration::from_secs(6) {
-                let records = vec![record("t", &format!("{writer}-{}", n % 10), b"x")];
-                let since = Instant::now();
-                client.put(PutRequest { records }).await.unwrap();
-                slowest = slowest.max(since.elapsed());
-                n += 1;
-            }
-            (slowest, n)
-        })
-    });
-    let written = futures::future::join_all(writers).await;
-    let slowest = written
-        .iter()
-        .map(|it| it.as_ref().unwrap().0)
-        .max()
-        .unwrap();
-    let count: usize = written.iter().map(|it| it.as_ref().unwrap().1).sum();
+    let (slowest, count) = write(&all).await;
     println!("c13: {count} writes, the slowest took {slowest:?}");
     eventually("the log is trimmed", async || old() == "0").await;
-    assert!(slowest < Duration::from_secs(1), "a write took {slowest:?}");
+    // A second; more only where a write takes long on this machine without any cleanup.
+    let bound = (undisturbed * 3).max(Duration::from_secs(1));
+    assert!(
+        slowest < bound,
+        "a write took {slowest:?}, without cleanup {undisturbed:?}"
+    );
     assert!(
         !server.log().contains("40P01") && !server.log().contains("deadlock"),
         "{}",

@@ -1,7 +1,10 @@
 use std::collections::HashMap;
 use std::net::TcpListener as StdListener;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tonic::Code;
 use tonic::service::Routes;
 
@@ -240,19 +243,69 @@ async fn c02_a_killed_replica_costs_no_call() {
     assert!(counted(&transport, |counts| &counts.moved) > 0);
 }
 
+/// A device between client and replica. When it forgets its connections, what comes on them
+/// vanishes, and nobody is told.
+async fn device(ip: &str, replica: SocketAddr) -> Arc<AtomicUsize> {
+    let listener = tokio::net::TcpListener::bind((ip, replica.port()))
+        .await
+        .unwrap();
+    let forgotten = Arc::new(AtomicUsize::new(0));
+    let times = Arc::clone(&forgotten);
+    tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.unwrap();
+            let server = tokio::net::TcpStream::connect(replica).await.unwrap();
+            let (client, server) = (client.into_split(), server.into_split());
+            tokio::spawn(pass(client.0, server.1, Arc::clone(&times)));
+            tokio::spawn(pass(server.0, client.1, Arc::clone(&times)));
+        }
+    });
+    forgotten
+}
+
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, forgotten: Arc<AtomicUsize>) {
+    let born = forgotten.load(Ordering::SeqCst);
+    let mut buffer = vec![0; 16 * 1024];
+    while let Ok(n) = from.read(&mut buffer).await
+        && n > 0
+    {
+        if forgotten.load(Ordering::SeqCst) == born && to.write_all(&buffer[..n]).await.is_err() {
+            return;
+        }
+    }
+    if forgotten.load(Ordering::SeqCst) != born {
+        // Not even the end passes.
+        std::future::pending::<()>().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c01_connections_that_were_silently_forgotten_cost_no_call() {
+    let dns = TestDns::start().await;
+    let replica = Replica::start("127.0.0.101:0");
+    let port = replica.address.port();
+    let forgotten = device("127.0.0.102", replica.address).await;
+    dns.set_addresses("svc.test", &["127.0.0.102"]);
+    let transport = Transport::remote(config(&dns, &format!("http://svc.test:{port}"))).unwrap();
+    until_ready(&transport, 1).await;
+    for _ in 0..2 {
+        let moved = counted(&transport, |counts| &counts.moved);
+        forgotten.fetch_add(1, Ordering::SeqCst);
+        assert_eq!(share(&transport, 100).await["127.0.0.101"], 100);
+        assert!(counted(&transport, |counts| &counts.moved) > moved);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn c66_a_frozen_replica_costs_no_call_and_comes_back() {
     let dns = TestDns::start().await;
     let (one, _two, transport) = pair(&dns, "127.0.0.41", "127.0.0.42").await;
     let frozen = one.freeze();
-    let start = std::time::Instant::now();
+    let elsewhere = || counted(&transport, |c| &c.hedged) + counted(&transport, |c| &c.moved);
     let shares = share(&transport, 50).await;
     assert_eq!(shares["127.0.0.42"], 50);
-    assert!(
-        start.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        start.elapsed()
-    );
+    // It is passed over soon: only the first calls had to be asked elsewhere.
+    assert!((1..25).contains(&elsewhere()), "{}", elsewhere());
     until(&transport, "noticed", |endpoints| {
         endpoints
             .iter()
@@ -261,13 +314,9 @@ async fn c66_a_frozen_replica_costs_no_call_and_comes_back() {
             == 1
     })
     .await;
-    let start = std::time::Instant::now();
+    let before = elsewhere();
     share(&transport, 200).await;
-    assert!(
-        start.elapsed() < Duration::from_millis(1500),
-        "{:?}",
-        start.elapsed()
-    );
+    assert_eq!(elsewhere(), before, "nobody asks it any more");
     drop(frozen);
     until_ready(&transport, 2).await;
 }
