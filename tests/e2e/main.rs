@@ -14,6 +14,7 @@ mod architecture;
 mod bad_input;
 mod compose;
 mod demo;
+mod depends_on;
 mod process;
 mod provider;
 mod session;

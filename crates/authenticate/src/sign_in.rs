@@ -12,15 +12,13 @@ use postern_common::web::cookie::{self, Scope, Single};
 use postern_common::web::negotiate::{Client, client};
 use postern_common::web::redirect::{RedirectError, Target, Targets};
 use postern_common::web::refusal::Refusal;
+use postern_common::web::sign_in_link::CALLBACK as ROUTE_CALLBACK;
 use postern_identity::{AuthRequest, Provider, ProviderError, RegistryError};
 use url::Url;
 
 use crate::call::{Answer, Call, redirect, with_cookies};
 use crate::session::{self, Current, Found};
 use crate::snapshot::{Snapshot, authority, path};
-
-/// The callback on a route's host.
-const ROUTE_CALLBACK: &str = "/.pomerium/callback/";
 
 /// Most hosts of a `depends_on` chain.
 const MAX_HOSTS: usize = 5;
@@ -169,9 +167,8 @@ impl Wanted {
         let kept: Vec<(String, String)> = url
             .query_pairs()
             .filter(|(name, _)| {
-                !name.starts_with("pomerium_")
-                    || name == param::BINDING
-                    || name == param::BINDING_NONCE
+                let bindings = [param::BINDING, param::BINDING_NONCE, param::HOP_BINDINGS];
+                !name.starts_with("pomerium_") || bindings.contains(&&**name)
             })
             .map(|(name, value)| (name.into_owned(), value.into_owned()))
             .collect();

@@ -3,8 +3,6 @@
 //! The link is bound to the browser that gets it: a random value in a cookie of the route's host,
 //! its keyed hash in the callback's URL. So nobody can finish a sign-in in another browser.
 
-use std::time::Duration;
-
 use http::header::SET_COOKIE;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
@@ -12,9 +10,8 @@ use postern_common::authz::{CheckRequest, DenyKind};
 use postern_common::config::CookieOptions;
 use postern_common::crypto::binding::{self, BindingCookie};
 use postern_common::crypto::keys::SecretKey;
-use postern_common::crypto::signed_url::{self, param};
-use postern_common::web::cookie;
 use postern_common::web::negotiate::{self, Client};
+use postern_common::web::sign_in_link::{Page, SignInLink, browser_binding};
 use url::Url;
 
 use crate::credential;
@@ -61,23 +58,15 @@ pub fn challenge(
             headers: Vec::new(),
         };
     }
-    let name = binding::cookie_name(&sign_in.cookie.name);
-    let known = cookie::values(&request.headers, &name).find_map(BindingCookie::from_text);
-    let binding = known.unwrap_or_else(|| BindingCookie::new(random.cookie));
-    let Some(link) = link(request, sign_in, &binding, random.nonce, now) else {
+    let (cookie, set_cookie) =
+        browser_binding(&request.headers, &sign_in.cookie.name, random.cookie, now);
+    let Some(link) = link(request, sign_in, &cookie, random.nonce, now) else {
         // A host that no URL can have: there is nowhere to come back to.
         return Challenge {
             kind: DenyKind::Unauthenticated { sign_in_url: None },
             headers: Vec::new(),
         };
     };
-    let set_cookie = cookie::set(
-        &name,
-        &binding.to_text(),
-        cookie::Scope::HOST,
-        BINDING_LIFETIME,
-        now,
-    );
     let location = String::from(link);
     Challenge {
         kind: if is_browser(request) {
@@ -94,9 +83,6 @@ pub fn challenge(
     }
 }
 
-/// How long a browser keeps its binding: a day's worth of open tabs.
-const BINDING_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
-
 fn link(
     request: &CheckRequest,
     sign_in: &SignIn<'_>,
@@ -104,37 +90,21 @@ fn link(
     nonce: binding::Nonce,
     now: Timestamp,
 ) -> Option<Url> {
-    let host = &request.host;
-    let mut target = Url::parse(&format!("https://{host}/")).ok()?;
-    if target.path() != "/" || target.query().is_some() || !target.username().is_empty() {
-        return None;
-    }
-    let mut callback = target.clone();
-    target.set_path(&request.path);
-    target.set_query(request.query.as_deref());
-    callback.set_path("/.pomerium/callback/");
-    callback
-        .query_pairs_mut()
-        .append_pair(
-            param::BINDING,
-            &binding::value(sign_in.shared_secret, cookie, nonce),
-        )
-        .append_pair(param::BINDING_NONCE, &binding::nonce_text(nonce));
-
-    let mut url = sign_in.authenticate.clone();
-    url.set_path("/.pomerium/sign_in");
-    url.set_query(None);
-    let hosts = sign_in.depends_on.join(",");
-    let mut pairs = vec![
-        (param::REDIRECT_URI, target.as_str()),
-        (param::CALLBACK_URI, callback.as_str()),
-    ];
-    pairs.extend(sign_in.provider_id.map(|id| (param::IDP_ID, id)));
-    if !hosts.is_empty() {
-        pairs.push((param::ADDITIONAL_HOSTS, &hosts));
-    }
-    url.query_pairs_mut().extend_pairs(pairs);
-    Some(signed_url::sign(sign_in.shared_secret, &url, now))
+    let page = Page {
+        host: &request.host,
+        path: &request.path,
+        query: request.query.as_deref(),
+    };
+    let key = sign_in.shared_secret;
+    SignInLink::begin(
+        &page,
+        key,
+        cookie,
+        nonce,
+        sign_in.provider_id,
+        sign_in.depends_on,
+    )?
+    .next(sign_in.authenticate, key, now)
 }
 
 /// A browser, as far as can be told; programs and scripts can't follow a redirect to a page.

@@ -3,7 +3,8 @@
 //!
 //! The URL is signed, but a browser brings it, so it may be any browser. A sign-in that began here
 //! carries a binding: it counts only with the cookie that was set when it began. A program's
-//! sign-in, which anybody can begin, never sets a cookie.
+//! sign-in, which anybody can begin, never sets a cookie. With `depends_on` the session then goes on
+//! to each further host, which counts it by the binding of its own that the sign-in has gathered.
 
 use http::header::SET_COOKIE;
 use http::{HeaderMap, Response, StatusCode};
@@ -14,6 +15,7 @@ use postern_common::crypto::handle::{Handle, Place};
 use postern_common::crypto::seal;
 use postern_common::crypto::signed_url::{self, Verified, param};
 use postern_common::web::cookie::{self, Scope};
+use postern_common::web::sign_in_link::{CALLBACK, hop_bindings};
 use url::Url;
 
 use crate::body::Body;
@@ -29,14 +31,14 @@ enum Kind<'a> {
     Program,
     /// A browser began here.
     Bound { value: &'a str, nonce: &'a str },
-    /// A further host of `depends_on`, after one that was bound.
-    Hop,
+    /// A further host of `depends_on`. If it is not this browser that was there at the beginning,
+    /// nothing is kept, and the person goes on all the same.
+    Hop { value: &'a str, nonce: &'a str },
     /// Pomerium's authorize: it names no beginning.
     Unbound,
 }
 
-/// Marks a link to a further host of `depends_on`. Only the callback of a bound host makes one,
-/// after it has seen that the browser is the one that began.
+/// Marks a link to a further host of `depends_on`. Only the callback of a bound host makes one.
 const HOP: &str = "postern_hop";
 
 pub(crate) fn answer(
@@ -57,7 +59,9 @@ pub(crate) fn answer(
         .ok_or_else(|| broken_link("no target"))?;
     let allowed = match kind {
         Kind::Program => snapshot.redirect_targets.program(target),
-        Kind::Bound { .. } | Kind::Hop | Kind::Unbound => snapshot.redirect_targets.browser(target),
+        Kind::Bound { .. } | Kind::Hop { .. } | Kind::Unbound => {
+            snapshot.redirect_targets.browser(target)
+        }
     };
     let allowed = allowed.map_err(|error| broken_link(error.to_string()))?;
     let (token, handle) = session(snapshot, &verified)?;
@@ -90,11 +94,13 @@ pub(crate) fn answer(
         )
         .ok_or_else(|| broken_link("the handle does not fit a cookie"))?;
         response.headers_mut().append(SET_COOKIE, cookie);
-        let counted = sign_in_loop::count(headers, &config.cookie.name, now);
-        response
-            .headers_mut()
-            .extend(counted.map(|cookie| (SET_COOKIE, cookie)));
-    } else if !matches!(kind, Kind::Hop) {
+        if !matches!(kind, Kind::Hop { .. }) {
+            let counted = sign_in_loop::count(headers, &config.cookie.name, now);
+            response
+                .headers_mut()
+                .extend(counted.map(|cookie| (SET_COOKIE, cookie)));
+        }
+    } else if !matches!(kind, Kind::Hop { .. }) {
         return Err(other_browser());
     }
     Ok(response)
@@ -104,27 +110,28 @@ fn kind(verified: &Verified) -> Kind<'_> {
     if verified.get(param::PROGRAMMATIC) == Some("true") {
         return Kind::Program;
     }
-    if verified.get(HOP).is_some() {
-        return Kind::Hop;
-    }
-    match (
+    let (value, nonce) = (
         verified.get(param::BINDING),
         verified.get(param::BINDING_NONCE),
-    ) {
-        (Some(value), Some(nonce)) => Kind::Bound { value, nonce },
-        // Half a binding is none that holds.
-        (Some(value), None) => Kind::Bound { value, nonce: "" },
-        (None, Some(nonce)) => Kind::Bound { value: "", nonce },
-        (None, None) => Kind::Unbound,
+    );
+    // Half a binding is none that holds.
+    let bound = (value.unwrap_or_default(), nonce.unwrap_or_default());
+    if verified.get(HOP).is_some() {
+        let (value, nonce) = bound;
+        return Kind::Hop { value, nonce };
     }
+    if value.is_none() && nonce.is_none() {
+        return Kind::Unbound;
+    }
+    let (value, nonce) = bound;
+    Kind::Bound { value, nonce }
 }
 
 fn keeps_cookie(snapshot: &Snapshot, headers: &HeaderMap, kind: &Kind<'_>) -> bool {
     match kind {
-        // No sign-in began on that host in this browser.
-        Kind::Program | Kind::Hop => false,
+        Kind::Program => false,
         Kind::Unbound => snapshot.config.programs.unbound_callbacks == UnboundCallbacks::Accept,
-        Kind::Bound { value, nonce } => {
+        Kind::Bound { value, nonce } | Kind::Hop { value, nonce } => {
             let name = binding::cookie_name(&snapshot.config.cookie.name);
             cookie::values(headers, &name)
                 .filter_map(BindingCookie::from_text)
@@ -172,7 +179,7 @@ fn next_hop(
         return Ok(None);
     };
     let rest: Vec<_> = hosts.collect();
-    let mut url = Url::parse(&format!("https://{next}/.pomerium/callback/"))
+    let mut url = Url::parse(&format!("https://{next}{CALLBACK}"))
         .map_err(|error| broken_link(error.to_string()))?;
     snapshot
         .redirect_targets
@@ -186,9 +193,18 @@ fn next_hop(
         let sealed = verified.get(param::SESSION_ENCRYPTED).unwrap_or_default();
         pairs.append_pair(param::SESSION_ENCRYPTED, sealed);
         pairs.append_pair(param::REDIRECT_URI, target);
-        // The binding stays behind: its cookie is of this host only.
-        if matches!(kind, Kind::Bound { .. } | Kind::Hop) {
+        // The binding of this host stays behind: its cookie is of this host only.
+        if let Kind::Bound { nonce, .. } | Kind::Hop { nonce, .. } = kind {
             pairs.append_pair(HOP, "true");
+            let mut bindings = hop_bindings(verified.get(param::HOP_BINDINGS));
+            if let Some(value) = bindings.next() {
+                pairs.append_pair(param::BINDING, value);
+                pairs.append_pair(param::BINDING_NONCE, nonce);
+            }
+            let rest: Vec<_> = bindings.collect();
+            if !rest.is_empty() {
+                pairs.append_pair(param::HOP_BINDINGS, &rest.join(","));
+            }
         }
     }
     Ok(Some(
@@ -197,7 +213,7 @@ fn next_hop(
 }
 
 /// The link is wrong, too old, or not ours.
-fn broken_link(cause: impl Into<String>) -> Stop {
+pub(crate) fn broken_link(cause: impl Into<String>) -> Stop {
     bad("This sign-in link is not valid, or no longer. Open the application again to sign in.")
         .because(cause)
 }

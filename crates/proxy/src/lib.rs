@@ -21,6 +21,7 @@
 mod access_log;
 mod alarm;
 mod authenticate;
+mod begin;
 mod body;
 mod callback;
 mod connection;

@@ -372,7 +372,7 @@ async fn claims_are_replaced_and_devices_stay() {
 #[tokio::test]
 async fn programs_get_a_handle_of_their_own_kind() {
     let world = World::new();
-    let callback = "https://app.corp.test/.pomerium/callback/?pomerium_redirect_uri=http%3A%2F%2Fevil&pomerium_programmatic=false&mine=1&pomerium_binding=b&pomerium_binding_nonce=n";
+    let callback = "https://app.corp.test/.pomerium/callback/?pomerium_redirect_uri=http%3A%2F%2Fevil&pomerium_programmatic=false&mine=1&pomerium_binding=b&pomerium_binding_nonce=n&pomerium_hop_bindings=h";
     let link = world.sign(
         "/.pomerium/sign_in",
         &[
@@ -396,6 +396,7 @@ async fn programs_get_a_handle_of_their_own_kind() {
         ("mine", "1"),
         (param::BINDING, "b"),
         (param::BINDING_NONCE, "n"),
+        (param::HOP_BINDINGS, "h"),
     ] {
         assert_eq!(received.parameters[name], value);
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 use http::Method;
 use postern_common::authz::{CheckSubject, Scheme};
 use postern_common::config::SameSite;
+use postern_common::crypto::signed_url::{self, param};
 
 use super::*;
 
@@ -83,8 +84,7 @@ fn location(challenge: &Challenge) -> Url {
 
 #[test]
 fn a_browser_is_sent_to_sign_in() {
-    let mut setting = Setting::new();
-    setting.depends_on = vec!["b.corp.test".into(), "c.corp.test".into()];
+    let setting = Setting::new();
     let made = setting.challenge(&request(&[("sec-fetch-mode", "navigate")]));
     let url = location(&made);
     assert!(
@@ -103,6 +103,21 @@ fn a_browser_is_sent_to_sign_in() {
         Some("https://app.corp.test/a%20b?x=1&y=%2F")
     );
     assert_eq!(verified.get(param::IDP_ID), Some("IDP"));
+    assert_eq!(verified.get(param::ADDITIONAL_HOSTS), None);
+}
+
+#[test]
+fn a_sign_in_for_further_hosts_visits_them_first() {
+    let mut setting = Setting::new();
+    setting.depends_on = vec!["b.corp.test".into(), "c.corp.test".into()];
+    let url = location(&setting.challenge(&request(&[("sec-fetch-mode", "navigate")])));
+    assert!(
+        url.as_str()
+            .starts_with("https://b.corp.test/.pomerium/begin?"),
+        "{url}"
+    );
+    let keys = std::slice::from_ref(&setting.secret);
+    let verified = signed_url::verify(keys, &url, at(1_767_225_600)).unwrap();
     assert_eq!(
         verified.get(param::ADDITIONAL_HOSTS),
         Some("b.corp.test,c.corp.test")

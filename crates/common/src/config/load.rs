@@ -32,6 +32,7 @@ use super::keys::{GLOBAL, ROUTE};
 use super::options::{BearerTokenFormat, Config, IssuerFormat, Service};
 use super::place::{Place, SourceText};
 use super::source::{self, Environment, Map};
+use crate::web::redirect::Targets;
 
 /// Where a configuration comes from.
 #[derive(Debug, Clone, Default)]
@@ -217,11 +218,14 @@ fn config(load: &mut Load<'_>, map: &Map, origin: &Origin) -> Option<Config> {
         authenticate_url: authenticate_url.clone(),
         mtls: downstream_mtls.as_ref().map(|mtls| mtls.enforcement),
     };
-    let routes = route::routes(load, root, &defaults);
+    let mut routes = route::routes(load, root, &defaults);
     let provider_id = provider
         .as_ref()
         .map(|provider| sign_in::id_of(provider, &provider.client, &authenticate_url));
     if let Some(urls) = &urls {
+        let served = routes.iter().map(|placed| &*placed.route);
+        let targets = Targets::new(&urls.authenticate, served, &flags, &programs);
+        relations::depends_on(load, &mut routes, &targets);
         relations::check(load, &routes, urls, &services);
     }
     Some(Config {

@@ -30,6 +30,8 @@ pub mod param {
     /// Postern's own: ties a callback to the browser that began, see [`crate::crypto::binding`].
     pub const BINDING: &str = "pomerium_binding";
     pub const BINDING_NONCE: &str = "pomerium_binding_nonce";
+    /// Postern's own: bindings of the further hosts, in their order.
+    pub const HOP_BINDINGS: &str = "pomerium_hop_bindings";
     /// Postern's own, on the way to sign-out: which session and which provider end.
     pub const SESSION_ID: &str = "pomerium_session_id";
 }

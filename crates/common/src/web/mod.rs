@@ -8,3 +8,4 @@ pub mod page;
 pub mod redirect;
 pub mod refusal;
 pub mod request_id;
+pub mod sign_in_link;

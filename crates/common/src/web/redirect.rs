@@ -3,7 +3,7 @@
 
 use url::{Host, Url};
 
-use crate::config::Config;
+use crate::config::{Config, ProgrammaticAccess, Route, RuntimeFlags};
 
 /// The hosts that redirects may lead to; built once for a configuration.
 #[derive(Debug, Clone, Default)]
@@ -15,14 +15,14 @@ pub struct Targets {
 
 /// A host that Postern answers for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostRule {
+struct HostRule {
     /// Lower case; `*` stands for one or more characters, dots included.
-    pub host: String,
-    pub port: PortRule,
+    host: String,
+    port: PortRule,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PortRule {
+enum PortRule {
     Any,
     Only(u16),
 }
@@ -50,7 +50,7 @@ pub enum RedirectError {
 }
 
 impl Targets {
-    pub fn new(
+    fn of_rules(
         hosts: impl IntoIterator<Item = HostRule>,
         programs: impl IntoIterator<Item = String>,
     ) -> Self {
@@ -65,15 +65,29 @@ impl Targets {
 
     /// Hosts of all routes, the external authenticate host, and the list for programs.
     pub fn of(config: &Config) -> Self {
-        let authenticate = &config.urls.authenticate;
+        Self::new(
+            &config.urls.authenticate,
+            config.routes.iter().map(AsRef::as_ref),
+            &config.flags,
+            &config.programs,
+        )
+    }
+
+    /// [`Self::of`] what will be a configuration.
+    pub fn new<'a>(
+        authenticate: &Url,
+        routes: impl IntoIterator<Item = &'a Route>,
+        flags: &RuntimeFlags,
+        programs: &ProgrammaticAccess,
+    ) -> Self {
         let own = authenticate.host_str().map(|host| HostRule {
             host: host.to_owned(),
             port: authenticate
                 .port_or_known_default()
                 .map_or(PortRule::Any, PortRule::Only),
         });
-        let any_port = config.flags.match_any_incoming_port;
-        let routes = config.routes.iter().flat_map(|route| {
+        let any_port = flags.match_any_incoming_port;
+        let routes = routes.into_iter().flat_map(|route| {
             let from = &route.from;
             let port = match from.port {
                 Some(port) => PortRule::Only(port),
@@ -92,9 +106,9 @@ impl Targets {
                     port,
                 })
         });
-        Self::new(
+        Self::of_rules(
             own.into_iter().chain(routes),
-            config.programs.redirect_domains.iter().cloned(),
+            programs.redirect_domains.iter().cloned(),
         )
     }
 
@@ -203,7 +217,7 @@ mod tests {
             host: host.into(),
             port,
         };
-        Targets::new(
+        Targets::of_rules(
             [
                 rule("authenticate.corp.test", PortRule::Only(8443)),
                 rule("app.corp.test", PortRule::Any),
@@ -301,7 +315,7 @@ mod tests {
         ] {
             assert!(targets().program(text).is_err(), "{text}");
         }
-        let none = Targets::new([], []);
+        let none = Targets::of_rules([], []);
         assert_eq!(none.program("http://127.0.0.1/"), Err(RedirectError::Host));
     }
 

@@ -19,12 +19,12 @@ use postern_common::web::refusal::Origin;
 
 use crate::access_log::Record;
 use crate::body::Body;
-use crate::callback;
 use crate::core::Core;
 use crate::refuse::Stop;
 use crate::request::Request;
 use crate::serve::{Headers, Reply};
 use crate::snapshot::Snapshot;
+use crate::{begin, callback};
 
 /// `upstream-cluster` of what we answer ourselves.
 pub(crate) const CLUSTER: &str = "pomerium-control-plane-http";
@@ -38,6 +38,7 @@ pub(crate) enum Endpoint {
     User,
     Jwt,
     SignOut,
+    Begin,
     Callback,
     ApiLogin,
     PortalPage,
@@ -61,6 +62,7 @@ pub(crate) fn find(target: &Target) -> Option<Endpoint> {
             "/user" => Some(Endpoint::User),
             "/jwt" => Some(Endpoint::Jwt),
             "/sign_out" => Some(Endpoint::SignOut),
+            "/begin" => Some(Endpoint::Begin),
             "/callback" | "/callback/" => Some(Endpoint::Callback),
             "/api/v1/login" => Some(Endpoint::ApiLogin),
             "/routes" => Some(Endpoint::PortalPage),
@@ -121,6 +123,7 @@ pub(crate) async fn answer(
         Endpoint::User => user::json(core, request, headers).await?,
         Endpoint::Jwt => user::jwt(core, snapshot, request, headers).await?,
         Endpoint::SignOut => sign_out::answer(snapshot, request, headers, body).await?,
+        Endpoint::Begin => begin::answer(snapshot, request, headers)?,
         Endpoint::Callback => callback::answer(snapshot, request, headers)?,
         Endpoint::ApiLogin => api_login::answer(snapshot, request)?,
         Endpoint::PortalPage => portal::page(core, snapshot, request, headers).await?,

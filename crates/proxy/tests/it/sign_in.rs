@@ -6,6 +6,7 @@ use postern_common::crypto::binding::{self, BindingCookie};
 use postern_common::crypto::handle::{Handle, Purpose};
 use postern_common::crypto::keys::SecretKey;
 use postern_common::crypto::{seal, signed_url};
+use postern_common::web::sign_in_link::{Page, SignInLink};
 use url::Url;
 
 use crate::support::authorizer::Scripted;
@@ -232,40 +233,161 @@ async fn s13_s08_only_good_targets_and_good_handles() {
     );
 }
 
+/// Path and query of where an answer leads, and its host.
+fn onward(answer: &Answer) -> (String, String) {
+    assert_eq!(answer.status, StatusCode::FOUND, "{}", answer.body);
+    let url: Url = answer.header("location").parse().unwrap();
+    let host = url.host_str().unwrap().to_owned();
+    (host, format!("{}?{}", url.path(), url.query().unwrap()))
+}
+
+/// The pair that a `Set-Cookie` keeps.
+fn kept(answer: &Answer) -> String {
+    let text = session_cookie(answer).unwrap();
+    text.split(';').next().unwrap().to_owned()
+}
+
+/// As authorize begins, for the browser of [`bound`].
+fn begun(path: &str, hosts: &[String]) -> SignInLink {
+    let page = Page {
+        host: HOST,
+        path,
+        query: None,
+    };
+    let cookie = BindingCookie::new([7; 16]);
+    SignInLink::begin(&page, &key(), &cookie, [9; 16], Some("IDP"), hosts).unwrap()
+}
+
+/// The first visit of a sign-in for app, b and c: where authorize sends the browser.
+fn beginning(now: Timestamp) -> String {
+    let hosts = ["b.corp.test".to_owned(), "c.corp.test".to_owned()];
+    let link = begun("/x", &hosts);
+    let authenticate = "https://auth.corp.test".parse().unwrap();
+    let url = link.next(&authenticate, &key(), now).unwrap();
+    format!("{}?{}", url.path(), url.query().unwrap())
+}
+
+/// What authenticate makes of a sign-in link: the callback's path and query.
+fn signed_in(sign_in: &str, token: &str) -> String {
+    let url = Url::parse(&format!("https://auth.corp.test{sign_in}")).unwrap();
+    let get = |name: &str| {
+        let mut pairs = url.query_pairs();
+        pairs.find(|(n, _)| n == name).unwrap().1.into_owned()
+    };
+    let callback: Url = get("pomerium_callback_uri").parse().unwrap();
+    let (sealed, target) = (sealed(token), get("pomerium_redirect_uri"));
+    let hosts = get("pomerium_additional_hosts");
+    let mut pairs: Vec<_> = callback.query_pairs().collect();
+    pairs.extend([
+        ("pomerium_additional_hosts".into(), hosts.into()),
+        ("pomerium_redirect_uri".into(), target.into()),
+        ("pomerium_session_encrypted".into(), sealed.into()),
+    ]);
+    let pairs: Vec<(&str, &str)> = pairs.iter().map(|(n, v)| (&**n, &**v)).collect();
+    link(HOST, &pairs, Timestamp::now())
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn depends_on_goes_from_host_to_host() {
+async fn depends_on_signs_in_on_every_host_that_the_browser_began_on() {
     let proxy = proxy().await;
-    let (binding, sealed) = (bound(), sealed(&handle(Some(Purpose::Browser), HOST)));
-    let pairs = [
-        ("pomerium_additional_hosts", "b.corp.test,c.corp.test"),
-        ("pomerium_binding", binding.value.as_str()),
-        ("pomerium_binding_nonce", binding.nonce.as_str()),
-        ("pomerium_redirect_uri", "https://app.corp.test/x"),
-        ("pomerium_session_encrypted", sealed.as_str()),
-    ];
-    let target = link(HOST, &pairs, Timestamp::now());
-    let answer = get(&proxy, HOST, &target, &[("cookie", &binding.cookie)]).await;
-    assert!(session_cookie(&answer).is_some());
-    let next: Url = answer.header("location").parse().unwrap();
-    assert_eq!(next.host_str(), Some("b.corp.test"));
-    // The browser did not begin there: no cookie, and on to the next host, and to the target.
-    let hop = format!("{}?{}", next.path(), next.query().unwrap());
-    let answer = get(&proxy, "b.corp.test", &hop, &[]).await;
-    assert_eq!(
-        (answer.status, session_cookie(&answer)),
-        (StatusCode::FOUND, None)
-    );
-    let next: Url = answer.header("location").parse().unwrap();
-    assert_eq!(next.host_str(), Some("c.corp.test"));
-    let hop = format!("{}?{}", next.path(), next.query().unwrap());
-    let answer = get(&proxy, "c.corp.test", &hop, &[]).await;
-    assert_eq!(
-        (answer.status, session_cookie(&answer)),
-        (StatusCode::FOUND, None)
-    );
+    let handle = Handle {
+        id: "session-1".into(),
+        subject: "ann".into(),
+        audience: ["app", "b", "c"]
+            .map(|name| format!("{name}.corp.test"))
+            .into(),
+        purpose: Some(Purpose::Browser),
+        ..Handle::default()
+    };
+    let token = handle.encode(&key());
+    // Out: b and c keep a cookie each, and reuse it.
+    let begin = beginning(Timestamp::now());
+    let on_b = get(&proxy, "b.corp.test", &begin, &[]).await;
+    let cookie_b = kept(&on_b);
+    assert!(cookie_b.starts_with("_pomerium_binding="), "{cookie_b}");
+    let again = get(&proxy, "b.corp.test", &begin, &[("cookie", &cookie_b)]).await;
+    assert_eq!(kept(&again), cookie_b, "one for all tabs");
+    let (host, target) = onward(&on_b);
+    assert_eq!(host, "c.corp.test");
+    let on_c = get(&proxy, "c.corp.test", &target, &[]).await;
+    let cookie_c = kept(&on_c);
+    let (host, sign_in) = onward(&on_c);
+    assert_eq!(host, "auth.corp.test");
+
+    // Back: each host takes the session.
+    let callback = signed_in(&sign_in, &token);
+    let answer = get(&proxy, HOST, &callback, &[("cookie", &bound().cookie)]).await;
+    assert_eq!(kept(&answer), format!("_pomerium={token}"));
+    let (host, hop_b) = onward(&answer);
+    assert_eq!(host, "b.corp.test");
+    let answer = get(&proxy, "b.corp.test", &hop_b, &[("cookie", &cookie_b)]).await;
+    assert_eq!(kept(&answer), format!("_pomerium={token}"));
+    let (host, hop_c) = onward(&answer);
+    assert_eq!(host, "c.corp.test");
+    let answer = get(&proxy, "c.corp.test", &hop_c, &[("cookie", &cookie_c)]).await;
+    assert_eq!(kept(&answer), format!("_pomerium={token}"));
     assert_eq!(answer.header("location"), "https://app.corp.test/x");
+
+    // s11: a hop in another browser, with a cookie of its own or without one, keeps nothing there,
+    // and leads on.
+    let other = format!(
+        "_pomerium_binding={}",
+        BindingCookie::new([3; 16]).to_text()
+    );
+    for headers in [&[][..], &[("cookie", &*other)], &[("cookie", &*cookie_c)]] {
+        let answer = get(&proxy, "b.corp.test", &hop_b, headers).await;
+        assert_eq!(session_cookie(&answer), None, "{headers:?}");
+        assert_eq!(onward(&answer).0, "c.corp.test");
+    }
     // s11: the first host refuses another browser, however many hosts follow.
-    let answer = get(&proxy, HOST, &target, &[]).await;
+    let answer = get(&proxy, HOST, &callback, &[]).await;
+    assert_eq!(
+        (answer.status, session_cookie(&answer)),
+        (StatusCode::BAD_REQUEST, None)
+    );
+    // s14: a hop is good on its own host only.
+    let answer = get(&proxy, "c.corp.test", &hop_b, &[("cookie", &cookie_c)]).await;
+    assert_eq!(
+        (answer.status, session_cookie(&answer)),
+        (StatusCode::BAD_REQUEST, None)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s14_a_beginning_that_was_not_signed_for_here_and_now_is_refused() {
+    let proxy = proxy().await;
+    let good = beginning(Timestamp::now());
+    let expired = beginning(Timestamp::now() - jiff::SignedDuration::from_mins(10));
+    let forged = good.replace("app.corp.test", "evil.test");
+    let unsigned = good.split("&pomerium_signature").next().unwrap();
+    let authenticate = "https://auth.corp.test".parse().unwrap();
+    let gone = begun("/", &["gone.corp.test".to_owned()]);
+    let gone = gone.next(&authenticate, &key(), Timestamp::now()).unwrap();
+    let gone = format!("{}?{}", gone.path(), gone.query().unwrap());
+    for (host, target) in [
+        ("b.corp.test", &*expired),
+        ("b.corp.test", &forged),
+        ("b.corp.test", unsigned),
+        ("b.corp.test", "/.pomerium/begin"),
+        // Signed for b.
+        ("c.corp.test", &good),
+        ("gone.corp.test", &good),
+        // Signed for a host that no route serves.
+        ("gone.corp.test", &gone),
+    ] {
+        let answer = get(&proxy, host, target, &[]).await;
+        assert_eq!(
+            (answer.status, session_cookie(&answer)),
+            (StatusCode::BAD_REQUEST, None),
+            "{host} {target}"
+        );
+    }
+    // s13: never on to a host that is none of ours, whoever signed for it.
+    let hosts = ["b.corp.test".to_owned(), "evil.test".to_owned()];
+    let link = begun("/", &hosts);
+    let url = link.next(&authenticate, &key(), Timestamp::now()).unwrap();
+    let target = format!("{}?{}", url.path(), url.query().unwrap());
+    let answer = get(&proxy, "b.corp.test", &target, &[]).await;
     assert_eq!(
         (answer.status, session_cookie(&answer)),
         (StatusCode::BAD_REQUEST, None)

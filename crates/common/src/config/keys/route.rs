@@ -237,8 +237,8 @@ pub const ROUTE: &[Key] = &[
         "",
         P1,
         Works,
-        "more hosts to visit after a sign-in; they get no session yet, so each asks once when it is \
-         first opened (without asking for the password again)",
+        "further hosts that a sign-in on this route is for, at most five: each is open afterwards \
+         without another redirect to sign in; they must be hosts of routes",
     ),
     // Time and upgrades
     key(

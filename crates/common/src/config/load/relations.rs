@@ -1,10 +1,36 @@
 //! What only shows when routes are seen together: shadowed ones, and the host of authenticate.
 
+use std::sync::Arc;
+
 use super::super::diagnostic::{Diagnostic, code};
 use super::super::options::{Service, ServiceUrls, Services};
 use super::super::route::{FromScheme, PathMatcher, PathRewrite, RouteFrom, RouteTarget};
 use super::reader::Load;
 use super::route::{Placed, join_difference};
+use crate::web::redirect::Targets;
+
+/// A host of `depends_on` that no route serves could only end a sign-in in an error: it is left out.
+pub fn depends_on(load: &mut Load<'_>, routes: &mut [Placed], targets: &Targets) {
+    for placed in routes {
+        let Some(route) = Arc::get_mut(&mut placed.route) else {
+            continue;
+        };
+        route.depends_on.retain(|host| {
+            let served = targets.browser(&format!("https://{host}/")).is_ok();
+            if !served {
+                load.say(
+                    Diagnostic::warning(
+                        code::IGNORED,
+                        format!("`depends_on` names `{host}`, which no route here serves: it is left out"),
+                    )
+                    .at(&placed.place)
+                    .help("name a host as `from` of a route has it"),
+                );
+            }
+            served
+        });
+    }
+}
 
 pub fn check(load: &mut Load<'_>, routes: &[Placed], urls: &ServiceUrls, services: &Services) {
     for (index, later) in routes.iter().enumerate() {

@@ -817,6 +817,22 @@ fn c40_the_difference_in_joining_is_told() {
 }
 
 #[test]
+fn depends_on_keeps_only_hosts_that_a_route_serves() {
+    let routes = "routes:\n- {from: 'https://a.corp.test', to: 'http://a', allow_any_authenticated_user: true, \
+         depends_on: [b.corp.test, 'https://X.apps.corp.test/', gone.corp.test]}\n\
+         - {from: 'https://b.corp.test', to: 'http://b', allow_any_authenticated_user: true}\n\
+         - {from: 'https://*.apps.corp.test', to: 'http://c', allow_any_authenticated_user: true}\n";
+    let loaded = loaded_with(&format!("{}{routes}", base()), &[]);
+    let text = loaded.diagnostics.to_string();
+    let said = "`depends_on` names `gone.corp.test`, which no route here serves";
+    assert!(text.contains(said), "{text}");
+    assert_eq!(
+        loaded.config.unwrap().routes[0].depends_on,
+        ["b.corp.test", "x.apps.corp.test"]
+    );
+}
+
+#[test]
 fn c75_shadowed_routes_are_told() {
     let text = said(
         "routes:\n- {from: 'https://*.corp.test', to: http://wild, allow_any_authenticated_user: true}\n\
