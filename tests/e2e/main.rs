@@ -19,3 +19,4 @@ mod process;
 mod provider;
 mod session;
 mod sign_in;
+mod tunnel;

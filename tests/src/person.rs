@@ -4,6 +4,7 @@
 //! test sees each answer.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest};
 use url::Url;
+
+/// What CONNECT opens.
+pub type Tunnel = TlsStream<TcpStream>;
 
 pub type WebSocket = WebSocketStream<TlsStream<TcpStream>>;
 
@@ -178,6 +182,39 @@ impl Person {
             Ok((socket, _)) => Ok(socket),
             Err(tungstenite::Error::Http(response)) => Err(*response),
             Err(error) => panic!("{url}: {error}"),
+        }
+    }
+
+    /// Opens a tunnel to `destination` at the proxy of `url`; the error is the head of the answer
+    /// that came instead.
+    pub async fn tunnel(&self, url: &str, destination: &str) -> Result<Tunnel, String> {
+        let url = Url::parse(url).expect("a URL");
+        let (host, port) = (url.host_str().expect("a host"), url.port().expect("a port"));
+        let mut request = format!("CONNECT {destination} HTTP/1.1\r\nhost: {destination}\r\n");
+        for (name, value) in &self.headers {
+            let value = value.to_str().expect("a header is text");
+            write!(request, "{name}: {value}\r\n").expect("text grows");
+        }
+        request.push_str("\r\n");
+        let connecting = async {
+            let mut stream = self.connect(host, port).await.expect("a connection");
+            stream
+                .write_all(request.as_bytes())
+                .await
+                .expect("it can be sent");
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.expect("a whole head"));
+            }
+            (stream, String::from_utf8_lossy(&head).into_owned())
+        };
+        let (stream, head) = tokio::time::timeout(PATIENCE, connecting)
+            .await
+            .unwrap_or_else(|_| panic!("no answer from {url} within {PATIENCE:?}"));
+        if head.starts_with("HTTP/1.1 200") {
+            Ok(stream)
+        } else {
+            Err(head)
         }
     }
 

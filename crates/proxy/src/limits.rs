@@ -76,6 +76,9 @@ pub(crate) const REVISITS_PER_SECOND: u32 = 500;
 /// How often open requests are looked over for decisions that have run out.
 pub(crate) const SWEEP: Duration = Duration::from_millis(250);
 
+/// How long another proxy may take to open a tunnel, where the route sets no `timeout`.
+pub(crate) const TUNNEL_ANSWER: Duration = Duration::from_secs(30);
+
 /// How long a WebSocket or tunnel may take to end after it was told to.
 pub(crate) const TUNNEL_CLOSE: Duration = Duration::from_secs(2);
 

@@ -1,8 +1,10 @@
-//! CONNECT on `tcp+https` routes: raw bytes to the upstream, after a permit like any other.
+//! CONNECT on `tcp+https` routes to `tcp://` upstreams: raw bytes, after a permit like any other.
+//! Where the upstream is another proxy (`http://`, `https://`), CONNECT is forwarded to it like any
+//! request that wants an upgrade.
 
 use std::rc::Rc;
 
-use http::{Response, StatusCode};
+use http::Response;
 use postern_common::config::{UpstreamProtocol, UpstreamTarget};
 use tokio::time::timeout;
 
@@ -16,6 +18,12 @@ use crate::refuse::Stop;
 use crate::serve::{Headers, Reply};
 use crate::upgrade;
 use crate::upstream::{Cluster, connect};
+
+/// Whether the upstream takes the bytes of the tunnel; loading refuses mixtures.
+pub(crate) fn is_raw(cluster: &Cluster) -> bool {
+    let mut members = cluster.members.iter();
+    members.all(|member| member.endpoint.protocol == UpstreamProtocol::Tcp)
+}
 
 /// Connects, then answers 200; the bytes flow once the client has read it.
 pub(crate) async fn open(
@@ -32,14 +40,6 @@ pub(crate) async fn open(
         left -= 1;
         let (member, address) = tries.pick().await?;
         let endpoint = &member.endpoint;
-        if endpoint.protocol != UpstreamProtocol::Tcp {
-            let text = "A tcp+https route needs tcp:// upstreams.";
-            return Err(Stop::new(
-                StatusCode::BAD_GATEWAY,
-                "upstream_protocol_error",
-                text,
-            ));
-        }
         let connecting = connect::tcp(endpoint, address);
         let connected = timeout(limits::UPSTREAM_CONNECT, connecting).await;
         core.pool

@@ -131,19 +131,18 @@ enum Upstream {
     Tcp(TcpStream),
 }
 
-/// For an upgrade that the upstream accepted.
+/// For an upgrade, or a CONNECT, that the upstream accepted.
 pub(crate) fn between(
     client: OnUpgrade,
     upstream: OnUpgrade,
-    upgrade: &Upgrade,
+    upgrade: Option<&Upgrade>,
     open: Open,
     timeouts: Timeouts,
 ) -> Tunnel {
-    let websocket = upgrade
-        .token
-        .as_bytes()
-        .trim_ascii()
-        .eq_ignore_ascii_case(b"websocket");
+    let websocket = upgrade.is_some_and(|upgrade| {
+        let token = upgrade.token.as_bytes().trim_ascii();
+        token.eq_ignore_ascii_case(b"websocket")
+    });
     Tunnel {
         client,
         upstream: Upstream::Upgrade(upstream),
@@ -153,7 +152,7 @@ pub(crate) fn between(
     }
 }
 
-/// For CONNECT.
+/// For CONNECT to an upstream that takes the bytes as they are.
 pub(crate) fn to_tcp(
     client: OnUpgrade,
     upstream: TcpStream,

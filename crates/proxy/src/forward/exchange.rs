@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::headers::{HeaderRules, is_hop_by_hop};
 use crate::alarm::Alarm;
+use crate::limits;
 
 /// What an exchange may take. `None`: no limit.
 #[derive(Debug, Clone, Copy, Default)]
@@ -26,6 +27,17 @@ pub(crate) struct Timeouts {
     pub idle: Option<Duration>,
     /// `timeout_write`: from the start of the request to the end of the response.
     pub write: Option<Duration>,
+}
+
+impl Timeouts {
+    /// Until the head of the answer: another proxy must open a tunnel in time, however long that
+    /// may live.
+    pub(crate) fn for_head(self, tunnel: bool) -> Self {
+        Self {
+            total: self.total.or(tunnel.then_some(limits::TUNNEL_ANSWER)),
+            ..self
+        }
+    }
 }
 
 /// Which limit was reached.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use http::header::CONTENT_LENGTH;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::Body as _;
@@ -87,7 +88,7 @@ pub(crate) async fn forward(
                     return Err(failures::unavailable("no endpoints"));
                 }
             };
-            if permitted.request.target.is_tunnel() {
+            if permitted.request.target.is_tunnel() && tunnel::is_raw(cluster) {
                 return tunnel::open(core, permitted, cluster, target).await;
             }
             let matcher = &route.route.matcher;
@@ -151,10 +152,9 @@ async fn proxied(
         open,
         ..
     } = permitted;
-    let client_upgrade = request
-        .upgrade
-        .as_ref()
-        .map(|_| upgrade::of_client(&mut extensions));
+    let tunnel = request.target.is_tunnel();
+    let client_upgrade =
+        (tunnel || request.upgrade.is_some()).then(|| upgrade::of_client(&mut extensions));
     let progress = Progress::new(request.received, !body.is_end_stream());
     let timeouts = timeouts(snapshot, plan.target, &request, &question.headers);
     let read_limit = snapshot.config.http.timeout_read;
@@ -170,11 +170,8 @@ async fn proxied(
     let path_and_query = rewrite::path_and_query(&path, request.target.query());
     let path_and_query = PathAndQuery::try_from(path_and_query)
         .map_err(|error| Stop::bad_request("invalid_rewritten_path", error.to_string()))?;
-    let needs = if client_upgrade.is_some() {
-        Needs::Http1
-    } else {
-        Needs::Http
-    };
+    let upgrades = client_upgrade.as_ref();
+    let needs = upgrades.map_or(Needs::Http, |_| Needs::Http1);
     let mut tries = retry::Tries::new(plan.cluster, &core.pool, allow.session.as_deref());
     loop {
         let leased = tries.lease(needs, plan.metrics()).await;
@@ -193,7 +190,13 @@ async fn proxied(
         let (mut sending, host) = outgoing.build(lease.is_http2(), body)?;
         *sending.extensions_mut() = extensions.clone();
         record.forwarded(Some(host), path.clone().into_owned());
-        let sent = head(lease.send(sending), &progress, &timeouts, &open).await;
+        let sent = head(
+            lease.send(sending),
+            &progress,
+            &timeouts.for_head(tunnel),
+            &open,
+        )
+        .await;
         match sent {
             Ok(response) => {
                 let exchange = Exchange {
@@ -287,8 +290,13 @@ fn answer(
     request: &crate::request::Request,
 ) -> Result<Reply, Stop> {
     let (mut parts, incoming) = response.into_parts();
-    let upgraded = parts.status == StatusCode::SWITCHING_PROTOCOLS;
-    if upgraded && client_upgrade.is_none() {
+    let is_tunnel = request.target.is_tunnel();
+    let upgraded = if is_tunnel {
+        parts.status.is_success()
+    } else {
+        parts.status == StatusCode::SWITCHING_PROTOCOLS
+    };
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS && (is_tunnel || client_upgrade.is_none()) {
         // Nobody asked for it: passing it on would open a channel that nobody watches.
         return Err(failures::protocol(
             "the upstream switched protocols without being asked",
@@ -298,7 +306,7 @@ fn answer(
         Receiver::Upstream => Some(snapshot.config.cookie.name.as_str()),
         Receiver::Authenticate => None,
     };
-    respond::clean(&mut parts.headers, own_cookies, upgraded);
+    respond::clean(&mut parts.headers, own_cookies, upgraded && !is_tunnel);
     if let Some(route) = plan.route {
         respond::apply(&mut parts.headers, &route.route.response_headers);
     }
@@ -308,7 +316,7 @@ fn answer(
         Headers::Global
     };
     parts.version = Version::HTTP_11;
-    let (Some(client), true, Some(upgrade)) = (client_upgrade, upgraded, &request.upgrade) else {
+    let (Some(client), true) = (client_upgrade, upgraded) else {
         let body = Body::upstream(incoming, exchange, open);
         let response = Response::from_parts(parts, body);
         return Ok(Reply {
@@ -319,10 +327,19 @@ fn answer(
         });
     };
     let upstream = hyper::upgrade::on(Response::from_parts(parts.clone(), incoming));
-    if upgrade.extended {
-        upgrade::answer_extended(&mut parts);
+    match &request.upgrade {
+        Some(upgrade) if upgrade.extended => upgrade::answer_extended(&mut parts),
+        Some(_) => {}
+        // RFC 9110 9.3.6: what follows the answer to CONNECT is the tunnel.
+        None => drop(parts.headers.remove(CONTENT_LENGTH)),
     }
-    let tunnel = upgrade::between(client, upstream, upgrade, open, exchange.timeouts);
+    let tunnel = upgrade::between(
+        client,
+        upstream,
+        request.upgrade.as_ref(),
+        open,
+        exchange.timeouts,
+    );
     let response = Response::from_parts(parts, Body::empty());
     let tunnel = Some(Box::new(tunnel));
     Ok(Reply {

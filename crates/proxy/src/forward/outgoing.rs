@@ -7,6 +7,7 @@ use http::uri::{PathAndQuery, Scheme as UriScheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 use postern_common::authz::Allow;
 use postern_common::config::{PassIdentity, UpstreamProtocol};
+use postern_common::route::TargetForm;
 
 use super::Plan;
 use super::exchange::RequestBody;
@@ -90,6 +91,15 @@ impl Outgoing<'_> {
         } else {
             map.insert(HOST, host.clone());
             *out.uri_mut() = Uri::from(self.path_and_query.clone());
+        }
+        if let TargetForm::Tunnel { host_and_port } = &request.target.form {
+            // RFC 9110 9.3.6: the destination, whoever passes it on.
+            let uri = Uri::try_from(&**host_and_port)
+                .map_err(|error| Stop::bad_request("invalid_host", error.to_string()))?;
+            let destination = HeaderValue::try_from(&**host_and_port)
+                .map_err(|error| Stop::bad_request("invalid_host", error.to_string()))?;
+            map.insert(HOST, destination);
+            *out.uri_mut() = uri;
         }
         *out.headers_mut() = map;
         Ok((out, host))

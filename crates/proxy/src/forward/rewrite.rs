@@ -36,6 +36,8 @@ pub(crate) fn path<'a>(
 /// Path and query of the upstream's request line. Only our own credential is cut out of the
 /// query; every other byte stays as the client sent it.
 pub(crate) fn path_and_query(path: &str, query: Option<&str>) -> String {
+    // A tunnel has none.
+    let path = if path.is_empty() { "/" } else { path };
     match query.map(without_session) {
         Some(query) if !query.is_empty() => format!("{path}?{query}"),
         Some(_) | None => path.to_owned(),

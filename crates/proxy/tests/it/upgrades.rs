@@ -236,6 +236,85 @@ async fn c49_tunnels_carry_bytes_and_end_with_their_route() {
     assert!(matches!(end.expect("its route is gone"), Ok(0) | Err(_)));
 }
 
+/// Another proxy: takes CONNECT, answers with `answer`, and sends back what comes after.
+async fn next_proxy<S>(mut stream: S, answer: &str) -> String
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        head.push(char::from(stream.read_u8().await.unwrap()));
+    }
+    stream.write_all(answer.as_bytes()).await.unwrap();
+    stream.flush().await.unwrap();
+    let mut bytes = [0; 3];
+    if stream.read_exact(&mut bytes).await.is_ok() {
+        stream.write_all(&bytes).await.unwrap();
+        stream.flush().await.unwrap();
+    }
+    head
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c49_a_tunnel_goes_on_through_another_proxy() {
+    let authority = crate::support::proxy::Authority::new();
+    let acceptor = tokio_rustls::TlsAcceptor::from(authority.server(&["up.test"], &["http/1.1"]));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let ask = async |scheme: &str, answer: &'static str, wanted: &str| {
+        let routes = format!(
+            "routes:\n- {{from: 'tcp+https://db.corp.test:5432', to: '{scheme}://127.0.0.1:{port}', \
+             tls_skip_verify: true}}\n"
+        );
+        let proxy = Proxy::start(&routes, Scripted::allowing()).await;
+        let mut stream = tls(&proxy, "db.corp.test", "http/1.1").await.unwrap();
+        let head = "CONNECT db.corp.test:5432 HTTP/1.1\r\nHost: db.corp.test:5432\r\n\
+                    Cookie: _pomerium=secret; a=b\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let upstream = async {
+            let (tcp, _) = listener.accept().await.unwrap();
+            if scheme == "https" {
+                next_proxy(acceptor.accept(tcp).await.unwrap(), answer).await
+            } else {
+                next_proxy(tcp, answer).await
+            }
+        };
+        let client = async {
+            let read = crate::support::client::read_raw(&mut stream, |t| t.contains(wanted)).await;
+            if wanted == "\r\n\r\n" {
+                assert!(read.starts_with("HTTP/1.1 200"), "{read}");
+                stream.write_all(b"six").await.unwrap();
+                let mut back = [0; 3];
+                stream.read_exact(&mut back).await.unwrap();
+                assert_eq!(&back, b"six");
+            }
+            drop(stream);
+            read
+        };
+        soon("both ends", futures::future::join(upstream, client)).await
+    };
+    for scheme in ["http", "https"] {
+        let accepts = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        let (head, answer) = ask(scheme, accepts, "\r\n\r\n").await;
+        let lower = head.to_ascii_lowercase();
+        assert!(
+            head.starts_with("CONNECT db.corp.test:5432 HTTP/1.1\r\n"),
+            "{head}"
+        );
+        assert!(lower.contains("\r\nhost: db.corp.test:5432\r\n"), "{head}");
+        assert!(!head.contains("secret"), "s05 {head}");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(
+            !answer.to_ascii_lowercase().contains("content-length"),
+            "{answer}"
+        );
+    }
+    // What the other proxy refuses is no tunnel.
+    let refuses = "HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\nnope";
+    let (_, answer) = ask("http", refuses, "nope").await;
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn plain_requests_of_the_same_route_work() {
     let (_, proxy) = setup(Scripted::allowing()).await;

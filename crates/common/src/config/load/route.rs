@@ -21,8 +21,9 @@ use super::super::options::{
 };
 use super::super::place::At;
 use super::super::route::{
-    ErrorDetails, PassIdentity, PathMatcher, PathRewrite, ResponseHeaders, Route, RouteBearer,
-    RouteId, RouteIdentity, RouteTarget, Secret,
+    ErrorDetails, FromScheme, PassIdentity, PathMatcher, PathRewrite, ResponseHeaders, Route,
+    RouteBearer, RouteFrom, RouteId, RouteIdentity, RouteTarget, Secret, UpstreamEndpoint,
+    UpstreamProtocol,
 };
 use super::super::source::{Node, Value};
 use super::reader::{Load, Section, check_keys, scalar};
@@ -119,8 +120,11 @@ fn route(
     let special = kubernetes_token.is_some()
         || from
             .as_ref()
-            .is_some_and(|from| matches!(from.scheme, super::super::route::FromScheme::Tcp { .. }));
+            .is_some_and(|from| matches!(from.scheme, FromScheme::Tcp { .. }));
     let target = target::target(load, section, defaults, special);
+    if let (Some(from), Some(target)) = (&from, &target) {
+        tunnel_speaks_http1(load, section, from, target);
+    }
     let policy = access::policy(load, section, node, defaults.mtls);
     let request_headers = headers::request_headers(load, section);
     let response_headers = ResponseHeaders {
@@ -182,6 +186,27 @@ fn route(
         response_headers,
         kubernetes_token,
     })
+}
+
+/// CONNECT goes to another proxy over HTTP/1.1.
+fn tunnel_speaks_http1(
+    load: &mut Load<'_>,
+    section: Section<'_>,
+    from: &RouteFrom,
+    target: &RouteTarget,
+) {
+    let (FromScheme::Tcp { .. }, RouteTarget::Upstream(target)) = (&from.scheme, target) else {
+        return;
+    };
+    let h2c = |to: &UpstreamEndpoint| to.protocol == UpstreamProtocol::H2c;
+    if target.endpoints.iter().any(h2c)
+        && let Some(place) = section.place("to").cloned()
+    {
+        load.invalid(
+            &place,
+            "a tcp+https route leads to tcp://, or to another proxy by http:// or https://, not to h2c://",
+        );
+    }
 }
 
 /// Kinds of routes that Pomerium has and Postern not yet: told, and left out, so that the rest of

@@ -817,6 +817,19 @@ fn c40_the_difference_in_joining_is_told() {
 }
 
 #[test]
+fn tunnels_lead_to_what_takes_them() {
+    let text = |to: &str| {
+        said(&format!(
+            "routes: [{{from: 'tcp+https://db.corp.test:5432', to: '{to}', allow_any_authenticated_user: true}}]\n"
+        ))
+    };
+    for to in ["tcp://db:5432", "http://proxy:3128", "https://proxy"] {
+        assert!(!text(to).contains("error["), "{}", text(to));
+    }
+    assert!(text("h2c://proxy").contains("not to h2c://"));
+}
+
+#[test]
 fn depends_on_keeps_only_hosts_that_a_route_serves() {
     let routes = "routes:\n- {from: 'https://a.corp.test', to: 'http://a', allow_any_authenticated_user: true, \
          depends_on: [b.corp.test, 'https://X.apps.corp.test/', gone.corp.test]}\n\
