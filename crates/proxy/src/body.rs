@@ -132,12 +132,15 @@ impl Body {
 
     /// An upstream's answer, let through under `open`.
     pub(crate) fn upstream(incoming: Incoming, exchange: Exchange, open: Open) -> Self {
+        open.entry()
+            .answers_within(Rc::clone(&exchange.progress), exchange.timeouts);
         let mut body = Self {
             source: Source::Upstream(incoming),
             watch: Some(Box::new(Watch {
                 exchange: Some(exchange),
                 open: Some(open),
-                ..Watch::default()
+                life: None,
+                alarm: Alarm::default(),
             })),
         };
         body.complete_if_ended();
@@ -212,6 +215,17 @@ impl Watch {
 
     fn is_grpc(&self) -> bool {
         self.exchange.as_ref().is_some_and(|exchange| exchange.grpc)
+    }
+}
+
+impl Drop for Watch {
+    /// Whoever reset the stream could not say why here.
+    fn drop(&mut self) {
+        if let (Some(open), Some(life)) = (&self.open, &mut self.life)
+            && let Some(why @ Closed::TimedOut(_)) = open.entry().closed()
+        {
+            life.record.ended(why.as_str());
+        }
     }
 }
 

@@ -21,12 +21,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::alarm::Alarm;
-use crate::core::{Core, LocalExecutor};
+use crate::core::Core;
 use crate::guarded::{Activity, Guarded, Silence};
 use crate::limits;
 use crate::listener::Place;
 use crate::proxy_protocol;
 use crate::serve::serve;
+use crate::stream::StreamExecutor;
 
 /// What an HTTP/2 connection with prior knowledge begins with (RFC 9113 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -190,7 +191,7 @@ where
             .await
         }
         Protocol::Http2 => {
-            let connection = http2::Builder::new(LocalExecutor)
+            let connection = http2::Builder::new(StreamExecutor)
                 .timer(TokioTimer::new())
                 .enable_connect_protocol()
                 .max_concurrent_streams(limits::CLIENT_STREAMS)

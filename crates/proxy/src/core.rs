@@ -56,7 +56,7 @@ impl Core {
     }
 }
 
-/// Runs hyper's tasks on this core.
+/// Runs the tasks of connections to upstreams on this core.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LocalExecutor;
 

@@ -45,6 +45,7 @@ mod run;
 mod serve;
 mod sign_in_loop;
 mod snapshot;
+mod stream;
 mod tls;
 mod tunnel;
 mod upgrade;

@@ -79,6 +79,10 @@ pub(crate) const SWEEP: Duration = Duration::from_millis(250);
 /// How long another proxy may take to open a tunnel, where the route sets no `timeout`.
 pub(crate) const TUNNEL_ANSWER: Duration = Duration::from_secs(30);
 
+/// How long an answer that has reached a limit may take to say so itself, which it does not while
+/// its client leaves it no room.
+pub(crate) const LIMIT_SAID: Duration = Duration::from_secs(1);
+
 /// How long a WebSocket or tunnel may take to end after it was told to.
 pub(crate) const TUNNEL_CLOSE: Duration = Duration::from_secs(2);
 

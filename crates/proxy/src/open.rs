@@ -13,7 +13,10 @@ use jiff::Timestamp;
 use postern_common::authz::{Allow, CheckRequest, Revisit, SessionSummary};
 use tokio::time::Instant;
 
+use crate::forward::exchange::{Progress, TimedOut, Timeouts};
 use crate::guarded::Activity;
+use crate::limits;
+use crate::stream::Stream;
 
 /// All open requests of a core.
 #[derive(Debug, Default)]
@@ -43,6 +46,10 @@ pub(crate) struct Entry {
     waker: RefCell<Option<Waker>>,
     /// Where the answer goes; it may have to be closed if the client does not take the end.
     connection: RefCell<Option<Arc<Activity>>>,
+    /// On HTTP/2, what can be reset instead.
+    stream: Option<Rc<Stream>>,
+    /// How far the answer is, and what it may take.
+    progress: RefCell<Option<(Rc<Progress>, Timeouts)>>,
 }
 
 /// Why an open request was ended by us.
@@ -56,6 +63,8 @@ pub(crate) enum Closed {
     RouteRemoved,
     /// The process ends.
     Draining,
+    /// It has reached a limit, and its client left no room to say so.
+    TimedOut(TimedOut),
 }
 
 impl Closed {
@@ -66,6 +75,7 @@ impl Closed {
             Self::Unverified => "authorization_unverified",
             Self::RouteRemoved => "route_removed",
             Self::Draining => "draining",
+            Self::TimedOut(which) => which.details(),
         }
     }
 
@@ -86,6 +96,7 @@ impl Closed {
             Self::Unverified => "Whether access still stands could not be found out in time.",
             Self::RouteRemoved => "This address was taken away while the request was under way.",
             Self::Draining => "This server ends. Please try again.",
+            Self::TimedOut(_) => "The request took longer than it may.",
         }
     }
 }
@@ -113,6 +124,8 @@ impl Registry {
             closed: Cell::new(None),
             waker: RefCell::new(None),
             connection: RefCell::new(None),
+            stream: Stream::current(),
+            progress: RefCell::new(None),
         });
         Open {
             registry: Rc::clone(self),
@@ -152,6 +165,18 @@ impl Registry {
                 && entry.valid_until.get().is_some_and(|until| until <= now)
         };
         entries.values().filter(due).cloned().collect()
+    }
+
+    /// Those that have reached a limit a while ago, and which.
+    pub(crate) fn overdue(&self, now: Instant) -> Vec<(Rc<Entry>, TimedOut)> {
+        let entries = self.entries.borrow();
+        let overdue = |entry: &Rc<Entry>| {
+            let progress = entry.progress.borrow();
+            let (progress, timeouts) = progress.as_ref()?;
+            let (at, which) = progress.deadline(timeouts)?;
+            (now >= at + limits::LIMIT_SAID).then(|| (Rc::clone(entry), which))
+        };
+        entries.values().filter_map(overdue).collect()
     }
 
     /// Every open request.
@@ -202,10 +227,17 @@ impl Entry {
             if let Some(waker) = self.waker.borrow_mut().take() {
                 waker.wake();
             }
-            if let Some(connection) = &*self.connection.borrow() {
+            if let (Closed::TimedOut(_), Some(stream)) = (why, &self.stream) {
+                stream.reset();
+            } else if let Some(connection) = &*self.connection.borrow() {
                 connection.withdraw();
             }
         }
+    }
+
+    /// Its answer has begun.
+    pub(crate) fn answers_within(&self, progress: Rc<Progress>, timeouts: Timeouts) {
+        *self.progress.borrow_mut() = Some((progress, timeouts));
     }
 
     /// Its answer goes out on this connection now.
@@ -247,7 +279,10 @@ impl Drop for Open {
         self.registry.entries.borrow_mut().remove(&self.key);
         // Taken, so that closing it later concerns nobody.
         let connection = self.entry.connection.take();
-        if let (Some(connection), true) = (connection, self.entry.closed.get().is_some()) {
+        let reset = matches!(self.entry.closed.get(), Some(Closed::TimedOut(_)))
+            && self.entry.stream.is_some();
+        if let (Some(connection), true) = (connection, self.entry.closed.get().is_some() && !reset)
+        {
             connection.withdrawal_done();
         }
     }

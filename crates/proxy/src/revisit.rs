@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use postern_common::authz::{Allow, AuthorizeError, CheckRequest, CheckSubject, Decision, Revisit};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::{interval, sleep};
+use tokio::time::{Instant, interval, sleep};
 
 use crate::core::Core;
 use crate::limits;
@@ -33,6 +33,9 @@ pub(crate) async fn follow(core: Rc<Core>) {
             },
             _ = ticks.tick() => {
                 ask_again(&core, core.open.expired(Timestamp::now()));
+                for (entry, which) in core.open.overdue(Instant::now()) {
+                    entry.close(Closed::TimedOut(which));
+                }
                 let now = core.snapshot().config.checksum;
                 if now != checksum {
                     checksum = now;

@@ -878,3 +878,42 @@ async fn s09_not_to_read_does_not_keep_an_answer_open() {
     let _ = soon("the end of the connection", connection).await;
     drop(response);
 }
+
+/// A client that leaves one stream no room does not keep it open beyond its limits, and loses that
+/// stream only.
+#[tokio::test(flavor = "multi_thread")]
+async fn s30_c39_limits_hold_for_answers_that_nobody_takes() {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let upstream = Upstream::http().await;
+    let routes = format!(
+        "routes:\n- {{from: 'https://app.corp.test', prefix: /ticks, to: '{to}', timeout: 1s}}\n\
+         - {{from: 'https://app.corp.test', to: '{to}'}}\n",
+        to = upstream.url()
+    );
+    let proxy = Proxy::start(&routes, Scripted::allowing()).await;
+    let stream = client::tls(&proxy, "app.corp.test", "h2").await.unwrap();
+    // Room for the word of another answer, not for many ticks.
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(6)
+        .handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let ticks = request2(Method::GET, "app.corp.test", "/ticks", &[]);
+    let response = soon("an answer", sender.send_request(ticks)).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    // Nothing is read until the proxy has let the upstream go.
+    soon("the end at the upstream", async {
+        while upstream.ticking() > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert!(crate::support::client::read(response).await.is_err());
+    let other = request2(Method::GET, "app.corp.test", "/", &[]);
+    let other = soon("an answer", sender.send_request(other)).await.unwrap();
+    assert_eq!(
+        crate::support::client::read(other).await.unwrap().body,
+        "hello"
+    );
+}

@@ -36,6 +36,23 @@ pub struct Upstream {
     pub address: SocketAddr,
     pub seen: Arc<Mutex<Vec<Seen>>>,
     pub connections: Arc<AtomicUsize>,
+    ticking: Arc<AtomicUsize>,
+}
+
+/// An answer of `/ticks` that goes on.
+struct Ticking(Arc<AtomicUsize>);
+
+impl Ticking {
+    fn on(upstream: &Upstream) -> Self {
+        upstream.ticking.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(&upstream.ticking))
+    }
+}
+
+impl Drop for Ticking {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Upstream {
@@ -53,6 +70,7 @@ impl Upstream {
             address: listener.local_addr().unwrap(),
             seen: Arc::default(),
             connections: Arc::default(),
+            ticking: Arc::default(),
         };
         let this = upstream.clone();
         tokio::spawn(async move {
@@ -90,6 +108,11 @@ impl Upstream {
 
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Answers of `/ticks` that go on.
+    pub fn ticking(&self) -> usize {
+        self.ticking.load(Ordering::SeqCst)
     }
 
     pub fn count(&self) -> usize {
@@ -153,9 +176,9 @@ impl Upstream {
             }
             // A byte each 50 ms, for ever.
             "/ticks" => {
-                let ticks = futures::stream::unfold((), |()| async {
+                let ticks = futures::stream::unfold(Ticking::on(&self), |ticking| async {
                     tokio::time::sleep(Duration::from_millis(50)).await;
-                    Some((Ok(Frame::data(Bytes::from("."))), ()))
+                    Some((Ok(Frame::data(Bytes::from("."))), ticking))
                 });
                 Response::new(stream(ticks))
             }
