@@ -12,11 +12,13 @@
 
 mod architecture;
 mod bad_input;
+mod checklist;
 mod compose;
 mod demo;
 mod depends_on;
 mod process;
 mod provider;
+mod rego;
 mod session;
 mod sign_in;
 mod tunnel;

@@ -510,7 +510,7 @@ async fn a_reload_takes_over_and_ends_what_lost_its_route() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn https_upstreams_are_verified_and_speak_http2() {
+async fn s42_https_upstreams_are_verified_and_speak_http2() {
     let authority = crate::support::proxy::Authority::new();
     let upstream = Upstream::https(authority.server(&["up.test"], &["h2", "http/1.1"])).await;
     let directory = tempfile::tempdir().unwrap();
