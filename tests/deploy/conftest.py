@@ -17,8 +17,8 @@ POSTERN = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/pos
 SERVICES = ["proxy", "authorize", "authenticate", "databroker"]
 
 
-def run(*command, **options):
-    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=120, **options)
+def run(*command, timeout=120, **options):
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=timeout, **options)
     return result.returncode, result.stdout, result.stderr
 
 

@@ -6,6 +6,7 @@ import base64
 import json
 import secrets
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import CHART, POSTERN, SERVICES, Rendered, container, env, run, template
@@ -243,9 +244,14 @@ def test_the_rendered_deployment_survives_kills_and_rollouts(deployment):
     # maxUnavailable: 0, maxSurge: 1.
     for service in SERVICES:
         with Load(ann, SITE) as load:
-            for old in list(deployment.running[service]):
-                deployment.start(service)
-                deployment.end(service, old)
+            with ThreadPoolExecutor() as pool:
+                endings = []
+                # As a ReplicaSet does: the next one starts while the one before drains.
+                for old in list(deployment.running[service]):
+                    deployment.start(service)
+                    endings.append(pool.submit(deployment.end, service, old))
+                for ending in endings:
+                    ending.result()
             load.goes_on()
         assert set(load.outcomes) == {200}, f"rolled out {service}: {load.outcomes}"
 

@@ -70,7 +70,7 @@ def test_it_survives_kills_and_upgrades(deployment):
 
     with Load(ann, SITE) as load:
         before = {service: set(containers(service)) for service in SERVICES}
-        code, out, err = run(HA / "run.sh", "upgrade")
+        code, out, err = run(HA / "run.sh", "upgrade", timeout=300)
         assert code == 0, out + err
         load.goes_on()
     assert set(load.outcomes) == {200}, load.outcomes
