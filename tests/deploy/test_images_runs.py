@@ -4,7 +4,7 @@ import json
 
 import pytest
 from conftest import run
-from engine import IMAGES, docker, needed
+from engine import IMAGES, docker, needed, until
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +27,6 @@ def test_images_tell_what_they_are(image):
 
 ENVIRONMENT = {
     "AUTHENTICATE_SERVICE_URL": "https://authenticate.corp.test",
-    "AUTHORIZE_SERVICE_URL": "http://authorize:5443",
-    "DATABROKER_SERVICE_URL": "http://databroker:5443",
     "IDP_PROVIDER": "google",
     "IDP_CLIENT_ID": "postern",
     "IDP_CLIENT_SECRET": "secret",
@@ -43,9 +41,20 @@ def start(*more):
     return run("docker", "run", "--rm", *BARE, *told, *more)
 
 
+def test_c55_without_any_rights_it_runs_above_1023():
+    here = ["--env=ADDRESS=:8443", "--env=HEALTH_CHECK_ADDR=:28080", "--env=DATABROKER_STORAGE_TYPE=memory"]
+    code, id, err = start("--detach", *here, "--user=65532:65532", "postern/postern")
+    assert code == 0, err
+    try:
+        until("it to be healthy", lambda: run("docker", "exec", id.strip(), "/postern", "health")[0] == 0)
+    finally:
+        docker("kill", id.strip())
+
+
 def test_c55_a_port_that_takes_a_right_is_named_with_ways_out():
     limit = "--sysctl=net.ipv4.ip_unprivileged_port_start=1024"
-    code, out, err = start(limit, "--env=ADDRESS=:443", "postern/postern-proxy")
+    elsewhere = [f"--env={name}_SERVICE_URL=http://elsewhere:5443" for name in ["AUTHORIZE", "DATABROKER"]]
+    code, out, err = start(limit, "--env=ADDRESS=:443", *elsewhere, "postern/postern-proxy")
     assert code == 1
     [line] = [line for line in (out + err).splitlines() if "CAP_NET_BIND_SERVICE" in line]
     assert ":443" in line and "setcap" in line and "above 1023" in line
