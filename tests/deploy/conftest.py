@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy/helm/postern"
 MATRIX = sorted((CHART / "ci").glob("*.yaml"))
 HELM = ROOT / ".tools/bin/helm"
+HELM_3 = ROOT / ".tools/helm3/helm"
 KUBECTL = ROOT / ".tools/bin/kubectl"
 POSTERN = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/postern"
 SERVICES = ["proxy", "authorize", "authenticate", "databroker"]

@@ -6,7 +6,20 @@ import itertools
 import kubernetes_validate
 import pytest
 import yaml
-from conftest import CHART, HELM, MATRIX, SERVICES, Rendered, container, env, rendered, run, template
+from conftest import (
+    CHART,
+    HELM,
+    HELM_3,
+    MATRIX,
+    SERVICES,
+    Rendered,
+    container,
+    env,
+    objects,
+    rendered,
+    run,
+    template,
+)
 
 # The oldest that Chart.yaml allows, those in support, and the newest.
 KUBERNETES = ["1.27", "1.33", "1.35", "1.37"]
@@ -23,6 +36,15 @@ def test_lint(values):
 
 def test_two_renders_are_equal(values):
     assert template("--values", values) == template("--values", values)
+
+
+def test_the_helm_before_renders_the_same(chart, values):
+    assert run(HELM, "version", "--short")[1].startswith("v4.")
+    assert run(HELM_3, "version", "--short")[1].startswith("v3.")
+    code, out, err = run(HELM_3, "template", "postern", CHART, "--namespace", "access", "--values", values)
+    assert code == 0, err
+    by_name = lambda items: sorted(items, key=lambda item: (item["kind"], item["metadata"]["name"]))  # noqa: E731
+    assert by_name(objects(out)) == by_name(chart.items)
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
