@@ -4,9 +4,10 @@
 //! number of records in them.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postern_common::rpc::stubs::databroker::Record;
+use postern_common::telemetry::RateLimit;
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,9 @@ pub const MAX_NAME: usize = 1_024;
 const MAX_WAITING: usize = 256;
 /// How long a transaction may take before its writers are told that nothing is known.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// One line about writes that failed in this time.
+const LINES: Duration = Duration::from_secs(10);
 
 /// Why something was not written. After `Storage` it may have been written all the same.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -92,6 +96,7 @@ impl Writer {
 
 async fn run(storage: Arc<dyn Storage>, mut jobs: mpsc::Receiver<Job>, stop: CancellationToken) {
     let mut next = None;
+    let told = RateLimit::new(LINES);
     loop {
         let first = if let Some(job) = next.take() {
             job
@@ -114,11 +119,11 @@ async fn run(storage: Arc<dyn Storage>, mut jobs: mpsc::Receiver<Job>, stop: Can
             size += job.size;
             batch.push(job);
         }
-        write(&*storage, batch).await;
+        write(&*storage, batch, &told).await;
     }
 }
 
-async fn write(storage: &dyn Storage, batch: Vec<Job>) {
+async fn write(storage: &dyn Storage, batch: Vec<Job>, told: &RateLimit) {
     let (operations, replies): (Vec<_>, Vec<_>) = batch
         .into_iter()
         .map(|job| (job.operation, job.reply))
@@ -140,11 +145,14 @@ async fn write(storage: &dyn Storage, batch: Vec<Job>) {
         }
         Err(error) => {
             let error = Arc::new(error);
-            tracing::warn!(
-                error = &*error as &dyn std::error::Error,
-                requests = replies.len(),
-                "records were not written"
-            );
+            if let Some(held_back) = told.pass("", Instant::now()) {
+                tracing::warn!(
+                    error = &*error as &dyn std::error::Error,
+                    requests = replies.len(),
+                    held_back,
+                    "records were not written"
+                );
+            }
             for reply in replies {
                 let _ = reply.send(Err(WriteError::Storage(Arc::clone(&error))));
             }

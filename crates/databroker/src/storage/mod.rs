@@ -142,6 +142,9 @@ pub enum StorageError {
     NotReady { reason: String },
     #[error("the storage did not answer within {0:?}")]
     Deadline(Duration),
+    /// Whether it did what it was asked for, nobody knows.
+    #[error("the database server was given up while it was being asked")]
+    GivenUp,
     #[error("the record file failed")]
     File(#[source] Box<redb::Error>),
     #[error("Postgres failed")]

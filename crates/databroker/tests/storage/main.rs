@@ -11,6 +11,7 @@
 )]
 
 mod contract;
+mod failover;
 mod feed;
 mod file;
 mod postgres_only;

@@ -327,59 +327,6 @@ async fn a_frozen_server_is_unavailable_and_leaves_nothing_behind() {
     running.client.get(get()).await.unwrap();
 }
 
-/// The primary dies and its standby is promoted: writes go on there, and because the new primary may lack the last
-/// commits and give out their versions again, every follower starts anew.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn c11_a_promoted_standby_is_another_timeline() {
-    let primary = crate::server::Postgres::start().unwrap();
-    primary.database("failover").unwrap();
-    let standby = primary.standby().unwrap();
-    let uri = format!(
-        "postgres://postgres@127.0.0.1:{},127.0.0.1:{}/failover?sslmode=disable&target_session_attrs=read-write",
-        primary.port(),
-        standby.port(),
-    );
-    let storage = open(&uri, sealed()).await;
-    let running = start(Arc::clone(&storage), Housekeeping::default());
-    let mut client = running.client.clone();
-    let before = PutRequest {
-        records: vec![record("t", "before", b"x")],
-    };
-    client.put(before).await.unwrap();
-    let mut stream = follow(&client, "t", 0).await.unwrap();
-    assert_eq!(next(&mut stream).await.unwrap().id, "before");
-    let replayed = "SELECT count(*) FROM postern.records";
-    eventually("the standby has it", async || {
-        standby.psql("failover", replayed) == Ok("1".to_owned())
-    })
-    .await;
-    let first = client.server_info(()).await.unwrap().into_inner();
-
-    primary.stop().unwrap();
-    standby.promote().unwrap();
-    let since = Instant::now();
-    let after = || PutRequest {
-        records: vec![record("t", "after", b"x")],
-    };
-    eventually("it writes to the new primary", async || {
-        client.clone().put(after()).await.is_ok()
-    })
-    .await;
-    assert!(
-        since.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        since.elapsed()
-    );
-    let second = client.server_info(()).await.unwrap().into_inner();
-    assert_ne!(first.server_version, second.server_version);
-    assert_eq!(next(&mut stream).await.unwrap_err().code(), Code::Aborted);
-
-    // Starting again, a follower has what the new primary has.
-    let mut stream = follow(&client, "t", 0).await.unwrap();
-    assert_eq!(next(&mut stream).await.unwrap().id, "before");
-    assert_eq!(next(&mut stream).await.unwrap().id, "after");
-}
-
 /// A server of its own, because its TLS is switched on.
 #[tokio::test]
 async fn s20_certificates_are_verified_when_tls_is_asked_for() {

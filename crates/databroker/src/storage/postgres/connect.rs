@@ -3,10 +3,14 @@
 //!
 //! tokio-postgres tries hosts in turn, and a host that accepts and then stays silent stops it for ever.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use postern_common::net::resolver::{LookupError, Resolver};
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
@@ -18,8 +22,10 @@ use super::socket::{Place, Socket};
 
 /// For each address, unless `connect_timeout` says otherwise.
 const EACH: Duration = Duration::from_secs(2);
-/// For name resolution and all addresses together, beyond the time for each.
+/// For the name of each host; all are looked up at once.
 const RESOLVE: Duration = Duration::from_secs(2);
+/// Before an address is tried again for as long as others have not said anything: a standby may be promoted.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// A statement that runs longer is ended by the server.
 const SESSION: &str = "SET statement_timeout = '15s'; SET idle_in_transaction_session_timeout = '30s'; \
@@ -44,6 +50,43 @@ pub(super) struct Connector {
     settings: Settings,
     tls: MakeRustlsConnect,
     resolver: Resolver,
+    unresolved: Unresolved,
+}
+
+/// Hosts whose names do not resolve, so that the log says it once and not with every connection.
+#[derive(Debug, Clone, Default)]
+struct Unresolved(Arc<Mutex<HashSet<String>>>);
+
+impl Unresolved {
+    fn note(&self, host: &str, found: Result<(), &str>) {
+        let mut hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match found {
+            Err(reason) if hosts.insert(host.to_owned()) => tracing::warn!(
+                host,
+                reason,
+                "a host of databroker_storage_connection_string does not resolve; the others are used"
+            ),
+            Ok(()) if hosts.remove(host) => {
+                tracing::info!(host, "the host of the database resolves again");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What comes of one step towards a connection.
+enum Step<'c> {
+    Looked {
+        host: &'c Host,
+        places: Result<Vec<Place>, String>,
+    },
+    Tried {
+        host: &'c Host,
+        place: Place,
+        result: Result<Box<(Client, Driver)>, String>,
+        /// Not for the first time.
+        again: bool,
+    },
 }
 
 impl Connector {
@@ -52,6 +95,7 @@ impl Connector {
             settings,
             tls,
             resolver,
+            unresolved: Unresolved::default(),
         }
     }
 
@@ -60,47 +104,95 @@ impl Connector {
         self.settings.connect_timeout.unwrap_or(EACH)
     }
 
-    /// [`Self::connect`] has an answer by then: names are resolved in turn, addresses tried at once.
+    /// [`Self::connect`] has an answer by then.
     pub fn longest(&self) -> Duration {
-        self.settings
-            .hosts
-            .iter()
-            .fold(self.each(), |sum, _| sum.saturating_add(RESOLVE))
+        self.each().saturating_add(RESOLVE)
     }
 
     pub async fn connect(&self) -> Result<(Client, Driver), ConnectError> {
-        let Self {
-            settings,
-            tls,
-            resolver,
-        } = self;
         let mut attempts = String::new();
         let mut note = |place: &dyn std::fmt::Display, what: &dyn std::fmt::Display| {
             let separator = if attempts.is_empty() { "" } else { "; " };
             let _ = write!(attempts, "{separator}{place}: {what}");
         };
-        let each = self.each();
-        let mut running = FuturesUnordered::new();
-        for host in &settings.hosts {
-            match tokio::time::timeout(RESOLVE, places(host, resolver)).await {
-                Ok(Ok(places)) => running.extend(places.into_iter().map(|place| async move {
-                    let attempt =
-                        tokio::time::timeout(each, attempt(settings, tls, host, &place)).await;
-                    let result =
-                        attempt.unwrap_or_else(|_| Err(format!("no answer within {each:?}")));
-                    (place, result)
-                })),
-                Ok(Err(error)) => note(&name(host), &error),
-                Err(_) => note(&name(host), &"its name was not resolved in time"),
-            }
-        }
-        while let Some((place, result)) = running.next().await {
-            match result {
-                Ok(connection) => return Ok(connection),
-                Err(reason) => note(&place, &reason),
+        let hosts = self.settings.hosts.iter();
+        let mut running: FuturesUnordered<BoxFuture<'_, Step<'_>>> =
+            hosts.map(|host| self.look_up(host).boxed()).collect();
+        // Hosts and addresses that have not said anything yet. The others are tried again meanwhile.
+        let mut silent = running.len();
+        while silent > 0
+            && let Some(step) = running.next().await
+        {
+            match step {
+                Step::Looked { host, places } => {
+                    silent -= 1;
+                    match places {
+                        Ok(places) => {
+                            silent += places.len();
+                            running.extend(
+                                places
+                                    .into_iter()
+                                    .map(|place| self.attempt(host, place, false).boxed()),
+                            );
+                        }
+                        Err(reason) => note(&name(host), &reason),
+                    }
+                }
+                Step::Tried {
+                    result: Ok(connection),
+                    ..
+                } => return Ok(*connection),
+                Step::Tried {
+                    host,
+                    place,
+                    result: Err(reason),
+                    again,
+                } => {
+                    if !again {
+                        silent -= 1;
+                        note(&place, &reason);
+                    }
+                    running.push(self.attempt(host, place, true).boxed());
+                }
             }
         }
         Err(ConnectError { attempts })
+    }
+
+    async fn look_up<'c>(&self, host: &'c Host) -> Step<'c> {
+        let (wanted, resolver, unresolved) =
+            (host.clone(), self.resolver.clone(), self.unresolved.clone());
+        // Told in the log also when another host is faster.
+        let looking = tokio::spawn(async move {
+            let found = tokio::time::timeout(RESOLVE, places(&wanted, &resolver)).await;
+            let found = match found {
+                Ok(found) => found.map_err(|error| error.to_string()),
+                Err(_) => Err("its name was not resolved in time".to_owned()),
+            };
+            let told = found.as_ref().map(drop).map_err(String::as_str);
+            unresolved.note(&name(&wanted), told);
+            found
+        });
+        let places = looking.await.unwrap_or_else(|error| Err(error.to_string()));
+        Step::Looked { host, places }
+    }
+
+    async fn attempt<'c>(&'c self, host: &'c Host, place: Place, again: bool) -> Step<'c> {
+        if again {
+            tokio::time::sleep(AGAIN).await;
+        }
+        let each = self.each();
+        let attempt = attempt(&self.settings, &self.tls, host, &place);
+        let result = tokio::time::timeout(each, attempt)
+            .await
+            .unwrap_or_else(|_| Err(format!("no answer within {each:?}")))
+            .map(Box::new);
+        Step::Tried {
+            host,
+            place,
+            result,
+            again,
+        }
     }
 }
 

@@ -39,7 +39,7 @@ pub use self::tls::TlsError;
 
 /// First and longest pause between attempts to open the database, and to listen again.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Why the database cannot even be tried.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! A few connections, each with its prepared statements. What failed or was left in the middle is thrown away.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::{
@@ -30,25 +30,38 @@ pub(super) struct Pool {
     connections: deadpool_postgres::Pool,
     connector: Connector,
     readiness: watch::Sender<Readiness>,
-    emptied: Arc<Emptied>,
+    /// What was opened before is not used again.
+    emptied: Arc<Last>,
+    /// What was asked before is not waited for any more.
+    given_up: Last,
 }
 
-/// When the pool was emptied last. What was opened before is not used again.
-struct Emptied(Mutex<Instant>);
+/// When something last happened that concerns everything from before it.
+struct Last(watch::Sender<Instant>);
 
-impl Emptied {
+impl Last {
+    fn new() -> Self {
+        Self(watch::Sender::new(Instant::now()))
+    }
+
     fn now(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.0.send_replace(Instant::now());
     }
 
     fn since(&self, moment: Instant) -> bool {
-        moment < *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        moment < *self.0.borrow()
+    }
+
+    /// Returns when it happens after `moment`.
+    async fn after(&self, moment: Instant) {
+        // The sender lives here, so waiting does not fail.
+        let _ = self.0.subscribe().wait_for(|last| moment < *last).await;
     }
 }
 
 impl Pool {
     pub fn new(connector: Connector, settings: PoolSettings) -> Result<Self, BuildError> {
-        let emptied = Arc::new(Emptied(Mutex::new(Instant::now())));
+        let emptied = Arc::new(Last::new());
         let connections = deadpool_postgres::Pool::builder(manager(connector.clone()))
             .max_size(settings.max)
             .queue_mode(QueueMode::Lifo)
@@ -66,6 +79,7 @@ impl Pool {
             connector,
             readiness: watch::Sender::new(Readiness::NotYet { reason }),
             emptied,
+            given_up: Last::new(),
         })
     }
 
@@ -108,10 +122,16 @@ impl Pool {
         self.emptied.now();
         drop(self.connections.retain(|_, _| false));
     }
+
+    /// The server says nothing any more: nobody waits for an answer of it.
+    pub fn give_up(&self) {
+        self.given_up.now();
+        self.empty();
+    }
 }
 
 /// Keeps what is too old, or from before the pool was emptied, from being used again.
-fn fresh(settings: PoolSettings, emptied: Arc<Emptied>) -> Hook {
+fn fresh(settings: PoolSettings, emptied: Arc<Last>) -> Hook {
     Hook::sync_fn(move |_, metrics| {
         let stale = emptied.since(metrics.created)
             || metrics.age() >= settings.max_lifetime
@@ -177,7 +197,11 @@ impl Pooled {
     ) -> Result<T, StorageError> {
         self.in_flight = true;
         let client = self.connection.as_ref().ok_or(StorageError::Interrupted)?;
-        let answer = ask(client).await;
+        let answer = tokio::select! {
+            biased;
+            answer = ask(client) => answer,
+            () = self.pool.given_up.after(self.asked) => return Err(StorageError::GivenUp),
+        };
         self.in_flight = false;
         answer.map_err(|error| self.failed(error))
     }
