@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -16,6 +17,8 @@ pub struct Facts {
     pub certificate: CertificateFact,
     /// Records that criteria of the route's policy ask for, by type.
     pub records: BTreeMap<String, Value>,
+    /// How old the copy is that they come from; `None` before there is one.
+    pub data_age: Option<Duration>,
 }
 
 /// Who asks.

@@ -41,13 +41,12 @@ mod replica;
 mod server;
 mod sign_in;
 mod snapshot;
+mod status;
 #[cfg(test)]
 mod testing;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use jiff::Timestamp;
 use postern_common::config::{Config, ExtAuthzCallers};
 use postern_common::lifecycle::{Lifecycle, NotReady};
 use postern_common::rpc::Transport;
@@ -148,7 +147,7 @@ impl Authorize {
             () = lifecycle.stopping().cancelled_owned() => {}
             () = replica.follow(wanted, not_ready) => {}
             () = follow_config(config, &local, &keys, &tokens) => {}
-            () = tell_age(&replica, &metrics) => {}
+            () = status::tell(&replica, &metrics, &lifecycle) => {}
         }
     }
 }
@@ -171,14 +170,4 @@ async fn follow_config(
     }
     // Whoever loads configurations has gone: the last one stays.
     std::future::pending::<()>().await;
-}
-
-async fn tell_age(replica: &Replica, metrics: &Metrics) {
-    const EVERY: Duration = Duration::from_secs(1);
-    loop {
-        if let Some(age) = replica.age(Timestamp::now()) {
-            metrics.data_age.set(age.as_secs_f64());
-        }
-        tokio::time::sleep(EVERY).await;
-    }
 }

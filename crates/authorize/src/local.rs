@@ -184,6 +184,9 @@ impl Local {
         route: &LoadedRoute,
         now: Timestamp,
     ) -> Result<Decision, AuthorizeError> {
+        // Before anything is read: what is read after it is not older.
+        let age = self.replica.age();
+        let left = time_left(age, route.route.max_data_age)?;
         let provider_ids: Vec<&str> = route.provider_id.as_deref().into_iter().collect();
         let credential = credential_of(request, snapshot, &provider_ids, route.bearer());
         let consumed = ConsumedCredentials {
@@ -193,7 +196,13 @@ impl Local {
             .facts(request, snapshot, Some(route), credential, now)
             .await
             .map_err(|error| unavailable(&error))?;
-        let ruling = decide::decide(request, &route.route, &facts, now);
+        let mut ruling = decide::decide(request, &route.route, &facts, now);
+        // Requests that stay open are asked about again before the data is too old for them.
+        let limits = [
+            ruling.valid_until,
+            left.and_then(|left| now.checked_add(left).ok()),
+        ];
+        ruling.valid_until = limits.into_iter().flatten().min();
         if ruling.outcome != Outcome::Allow {
             return Ok(denied(request, snapshot, Some(route), &facts, &ruling, now));
         }
@@ -338,6 +347,7 @@ impl Local {
                 .certificates
                 .examine(request.client_certificate.as_deref(), now),
             records,
+            data_age: self.replica.age(),
         })
     }
 
@@ -456,6 +466,25 @@ fn allow(
         valid_until: ruling.valid_until,
         consumed,
     }))
+}
+
+/// For how long data of this age still counts on a route; `None`: without end.
+fn time_left(
+    age: Option<Duration>,
+    limit: Option<Duration>,
+) -> Result<Option<Duration>, AuthorizeError> {
+    let Some(limit) = limit else {
+        return Ok(None);
+    };
+    let reason = match age {
+        Some(age) if age <= limit => return Ok(Some(limit.saturating_sub(age))),
+        Some(age) => format!(
+            "its data is {:.1}s old, and max_data_age of this route is {limit:?}; is the databroker in reach?",
+            age.as_secs_f64()
+        ),
+        None => "it has no data yet, and this route has a max_data_age".to_owned(),
+    };
+    Err(AuthorizeError::DataUnavailable { reason })
 }
 
 fn unavailable(error: &LookupError) -> AuthorizeError {

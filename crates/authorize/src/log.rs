@@ -13,7 +13,7 @@ use crate::facts::{Facts, Person, Visitor};
 use crate::snapshot::Snapshot;
 
 /// Fields when nothing is configured.
-const DEFAULT_FIELDS: [&str; 18] = [
+const DEFAULT_FIELDS: [&str; 19] = [
     "request-id",
     "check-request-id",
     "method",
@@ -32,6 +32,7 @@ const DEFAULT_FIELDS: [&str; 18] = [
     "envoy-route-id",
     "route-checksum",
     "route-id",
+    "data-age",
 ];
 
 /// Everything that a line may tell.
@@ -158,6 +159,11 @@ fn field(name: &str, record: &Record<'_>) -> Option<Value> {
         "impersonate-user-id" => text(impersonated.map(|session| &*session.user_id)),
         "impersonate-email" => text(impersonated.and(person).map(Person::email)),
         "removed-groups-count" => record.removed_groups.into(),
+        // Seconds.
+        "data-age" => record
+            .facts
+            .data_age
+            .map_or_else(|| text(None), |age| age.as_secs_f64().into()),
         "user" => text(person.map(|person| &*person.user_id)),
         "email" => text(person.map(Person::email)),
         "envoy-route-id" => text(Some(asked_id)),

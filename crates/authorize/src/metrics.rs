@@ -30,6 +30,8 @@ pub struct Metrics {
     pub sync_latest_failures: Counter,
     /// Seconds.
     pub data_age: Gauge<f64, std::sync::atomic::AtomicU64>,
+    /// 1 while databrokers keep different data.
+    pub split: Gauge,
     /// Bytes of headers that we add, for routes where they have become many.
     pub large_headers: Family<Labels, Gauge>,
     /// Distinct configurations that proxies in contact run.
@@ -107,6 +109,11 @@ impl Metrics {
             data_age: metrics.add(
                 "postern_authorize_data_age_seconds",
                 "Time since the databroker said that the copy has everything",
+                Gauge::default(),
+            ),
+            split: metrics.add(
+                "postern_authorize_databrokers_disagree",
+                "1 while the databrokers behind the one name keep different data, else 0",
                 Gauge::default(),
             ),
             large_headers: metrics.add(

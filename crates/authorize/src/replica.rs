@@ -5,50 +5,34 @@
 //! version and one age tell how current the copy is. A stream of one type learns nothing while
 //! others change, and has to start all over once its type was quiet for an hour.
 
+mod age;
 pub mod data;
+mod follow;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use jiff::Timestamp;
 use postern_common::authz::Revisit;
 use postern_common::crypto::handle::Handle;
-use postern_common::lifecycle::NotReady;
 use postern_common::rpc::Transport;
 use postern_common::rpc::stubs::databroker::data_broker_service_client::DataBrokerServiceClient;
-use postern_common::rpc::stubs::databroker::{
-    GetRequest, QueryRequest, Record, SyncLatestRequest, SyncRequest, sync_latest_response,
-    sync_response,
-};
+use postern_common::rpc::stubs::databroker::{GetRequest, QueryRequest, Record};
 use postern_common::rpc::token::{ClientToken, TokenKeys};
 use postern_common::telemetry::RateLimit;
-use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::sync::{Semaphore, broadcast};
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Code, Request, Response, Status};
 
 use crate::metrics::Metrics;
-use crate::records::KeepTokens;
+use age::CurrentAt;
 use data::{Change, Data};
 
 /// A client whose calls carry a token.
 pub type Client = DataBrokerServiceClient<InterceptedService<Transport, ClientToken>>;
-
-/// Asks a Postern databroker to say every second that its feed is current.
-const HEARTBEAT_METADATA: &str = "x-postern-heartbeat";
-
-/// A stream that beats is dead when it has been silent for so long.
-const SILENCE: Duration = Duration::from_secs(10);
-
-/// The first copy ends when nothing comes for so long.
-const FILL_SILENCE: Duration = Duration::from_secs(30);
-
-/// Waiting between attempts doubles up to this.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
-const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 
 /// Largest message of the databroker.
 const LARGEST_MESSAGE: usize = 16 * 1024 * 1024;
@@ -63,8 +47,7 @@ const REVISITS: usize = 4096;
 #[derive(Debug)]
 pub struct Replica {
     data: ArcSwapOption<Data>,
-    /// Unix milliseconds of when the databroker last said that this copy has everything; 0: never.
-    current_at: AtomicI64,
+    current_at: CurrentAt,
     revisits: broadcast::Sender<Revisit>,
     client: Client,
     lookups: Semaphore,
@@ -77,7 +60,10 @@ pub struct Replica {
     /// Counts what makes `recent` wrong. A look-up that was under way then is remembered under the
     /// count it began with, where nobody finds it.
     changes: AtomicU64,
+    /// Databrokers behind the one name have different data: "there is none" of one says nothing.
+    split: AtomicBool,
     complaints: RateLimit,
+    splits: RateLimit,
     metrics: Metrics,
 }
 
@@ -129,6 +115,10 @@ pub enum LookupError {
     Status { code: Code, message: String },
     #[error("the databroker sent a record that can't be read: {0}")]
     Record(String),
+    #[error(
+        "a databroker does not have the record, but those behind databroker_service_url keep different data"
+    )]
+    Split,
     #[error("the bearer token could not be verified: {0}")]
     Provider(String),
     #[error("not supported: {0}")]
@@ -140,7 +130,7 @@ impl Replica {
         let (revisits, _) = broadcast::channel(REVISITS);
         Self {
             data: ArcSwapOption::empty(),
-            current_at: AtomicI64::new(0),
+            current_at: CurrentAt::never(Instant::now()),
             revisits,
             client: DataBrokerServiceClient::with_interceptor(databroker, keys.for_client())
                 .max_decoding_message_size(LARGEST_MESSAGE),
@@ -149,7 +139,9 @@ impl Replica {
             recent: remembering(),
             looked_up: ArcSwap::default(),
             changes: AtomicU64::new(0),
+            split: AtomicBool::new(false),
             complaints: RateLimit::new(Duration::from_secs(10)),
+            splits: RateLimit::new(Duration::from_secs(30)),
             metrics,
         }
     }
@@ -159,12 +151,15 @@ impl Replica {
         self.data.load_full()
     }
 
-    /// How old the copy is, as far as the databroker tells. `None` before the first copy, or with
-    /// a databroker that tells nothing.
-    pub fn age(&self, now: Timestamp) -> Option<Duration> {
-        let current_at = self.current_at.load(Ordering::Relaxed);
-        let age = now.as_millisecond().saturating_sub(current_at);
-        (current_at != 0).then(|| Duration::from_millis(u64::try_from(age).unwrap_or(0)))
+    /// How old the copy is: the time since the databroker had told everything that there was.
+    /// `None` before the first copy.
+    pub fn age(&self) -> Option<Duration> {
+        self.current_at.age(Instant::now())
+    }
+
+    /// Whether the databrokers behind the one name have been found to keep different data.
+    pub fn is_split(&self) -> bool {
+        self.split.load(Ordering::Relaxed)
     }
 
     pub fn revisits(&self) -> broadcast::Receiver<Revisit> {
@@ -257,6 +252,9 @@ impl Replica {
         let found = found
             .and_then(|response| response.records.into_iter().next())
             .map(Arc::new);
+        if found.is_none() {
+            self.all_agree()?;
+        }
         self.recent.insert(key, found.clone());
         Ok(found)
     }
@@ -279,6 +277,14 @@ impl Replica {
             .filter(|record| record.deleted_at.is_none()))
     }
 
+    /// Only then does "there is none" of one databroker hold.
+    fn all_agree(&self) -> Result<(), LookupError> {
+        if self.is_split() {
+            return Err(LookupError::Split);
+        }
+        Ok(())
+    }
+
     /// One look-up, with its turn and its deadline. `None` when the databroker finds nothing.
     async fn within<T>(
         &self,
@@ -293,7 +299,10 @@ impl Replica {
         };
         match tokio::time::timeout(limit, asked).await {
             Err(_) => Err(LookupError::Deadline(limit)),
-            Ok(Err(status)) if status.code() == Code::NotFound => Ok(None),
+            Ok(Err(status)) if status.code() == Code::NotFound => {
+                self.all_agree()?;
+                Ok(None)
+            }
             Ok(Err(status)) => Err(LookupError::Status {
                 code: status.code(),
                 message: status.message().to_owned(),
@@ -302,154 +311,14 @@ impl Replica {
         }
     }
 
-    /// Follows the databroker for ever: copy, follow, and again from the start when it has
-    /// forgotten where we are. Every status is tried again. `ready` is dropped with the first copy.
-    pub async fn follow(&self, keep_tokens: watch::Receiver<KeepTokens>, ready: NotReady) {
-        let mut keep_tokens = keep_tokens;
-        let mut ready = Some(ready);
-        let mut wait = Backoff::default();
-        loop {
-            let keep = *keep_tokens.borrow_and_update();
-            self.metrics.sync_latest.inc();
-            let data = match self.copy(keep).await {
-                Ok(data) => Arc::new(data),
-                Err(status) => {
-                    self.metrics.sync_latest_failures.inc();
-                    if let Some(not_ready) = &ready {
-                        not_ready.because(&format!(
-                            "the databroker's records could not be copied yet: {}",
-                            status.message()
-                        ));
-                    }
-                    self.complain("copy of all records", &status);
-                    wait.pause().await;
-                    continue;
-                }
-            };
-            wait = Backoff::default();
-            tracing::info!(
-                server_version = data.server_version,
-                record_version = data.version(),
-                sessions = data.sessions.len(),
-                users = data.users.len(),
-                "copied the databroker's records"
-            );
-            self.install(Arc::clone(&data));
-            drop(ready.take());
-            self.follow_copy(&data, &mut keep_tokens).await;
-        }
-    }
-
-    /// Takes over a complete copy as a whole.
-    pub fn install(&self, data: Arc<Data>) {
+    /// Takes over a complete copy as a whole, which has everything that there was when it was begun.
+    pub fn install(&self, data: Arc<Data>, begun: Instant) {
         let before = self.data.swap(Some(data));
         self.forget_recent();
-        self.current_at
-            .store(Timestamp::now().as_millisecond(), Ordering::Relaxed);
+        self.current_at.set(begun);
         if before.is_some() {
             // What changed between the two copies is not known in detail.
             self.announce(Revisit::Everything);
-        }
-    }
-
-    /// Keeps `data` current until it has to be replaced.
-    async fn follow_copy(&self, data: &Arc<Data>, keep_tokens: &mut watch::Receiver<KeepTokens>) {
-        let mut wait = Backoff::default();
-        loop {
-            let before = data.version();
-            let status = tokio::select! {
-                status = self.sync(data) => status,
-                () = wants_tokens(keep_tokens, data.keep_tokens) => return,
-            };
-            if status.code() == Code::Aborted {
-                tracing::info!(
-                    reason = status.message(),
-                    "the databroker has other data or a gap; copying all records again"
-                );
-                wait.pause().await;
-                return;
-            }
-            self.metrics.sync_failures.inc();
-            self.complain("stream of changes", &status);
-            if data.version() != before {
-                wait = Backoff::default();
-            }
-            wait.pause().await;
-        }
-    }
-
-    /// A new copy of everything.
-    async fn copy(&self, keep_tokens: KeepTokens) -> Result<Data, Status> {
-        let mut client = self.client.clone();
-        let mut data = Data::new(keep_tokens);
-        let request = Request::new(SyncLatestRequest::default());
-        let mut stream = in_time(FILL_SILENCE, client.sync_latest(request))
-            .await?
-            .into_inner();
-        loop {
-            let Some(message) = in_time(FILL_SILENCE, stream.message()).await? else {
-                return Err(Status::unavailable("the copy ended before it was complete"));
-            };
-            match message.response {
-                Some(sync_latest_response::Response::Record(record)) => {
-                    self.apply(&data, &record);
-                }
-                Some(sync_latest_response::Response::Versions(versions)) => {
-                    data.server_version = versions.server_version;
-                    data.restart_at(versions.latest_record_version);
-                    return Ok(data);
-                }
-                Some(sync_latest_response::Response::Options(_)) | None => {}
-            }
-        }
-    }
-
-    /// Takes over changes until the stream ends; returns why it did.
-    async fn sync(&self, data: &Data) -> Status {
-        match self.sync_until_error(data).await {
-            Ok(()) => Status::unavailable("the databroker ended the stream"),
-            Err(status) => status,
-        }
-    }
-
-    async fn sync_until_error(&self, data: &Data) -> Result<(), Status> {
-        self.metrics.sync.inc();
-        let mut request = Request::new(SyncRequest {
-            server_version: data.server_version,
-            record_version: data.version(),
-            r#type: String::new(),
-            wait: None,
-        });
-        request.metadata_mut().insert(
-            HEARTBEAT_METADATA,
-            tonic::metadata::MetadataValue::from_static("1"),
-        );
-        let mut client = self.client.clone();
-        let mut stream = in_time(FILL_SILENCE, client.sync(request))
-            .await?
-            .into_inner();
-        let mut beats = false;
-        loop {
-            let message = if beats {
-                in_time(SILENCE, stream.message()).await?
-            } else {
-                stream.message().await?
-            };
-            let Some(message) = message else {
-                return Ok(());
-            };
-            match message.response {
-                Some(sync_response::Response::Record(record)) => {
-                    self.changed(data, &record);
-                }
-                Some(sync_response::Response::Heartbeat(time)) => {
-                    beats = true;
-                    let millis =
-                        time.seconds.saturating_mul(1000) + i64::from(time.nanos) / 1_000_000;
-                    self.current_at.fetch_max(millis, Ordering::Relaxed);
-                }
-                Some(sync_response::Response::Options(_)) | None => {}
-            }
         }
     }
 
@@ -481,18 +350,6 @@ impl Replica {
             }
         }
     }
-
-    /// One line a kind of trouble in ten seconds.
-    fn complain(&self, what: &'static str, status: &Status) {
-        if let Some(held_back) = self.complaints.pass(what, Instant::now()) {
-            tracing::warn!(
-                code = ?status.code(),
-                reason = status.message(),
-                held_back,
-                "the databroker's {what} broke; trying again"
-            );
-        }
-    }
 }
 
 fn remembering<K, V>() -> moka::sync::Cache<K, V>
@@ -504,43 +361,4 @@ where
         .max_capacity(REMEMBERED)
         .time_to_live(REMEMBER)
         .build()
-}
-
-/// Returns when tokens are wanted, or no longer, which needs a new copy.
-async fn wants_tokens(wanted: &mut watch::Receiver<KeepTokens>, have: KeepTokens) {
-    if wanted.wait_for(|wanted| *wanted != have).await.is_err() {
-        std::future::pending::<()>().await;
-    }
-}
-
-async fn in_time<T>(
-    limit: Duration,
-    work: impl Future<Output = Result<T, Status>>,
-) -> Result<T, Status> {
-    tokio::time::timeout(limit, work)
-        .await
-        .unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("silent for {limit:?}"))))
-}
-
-/// Growing pauses with jitter, so that many followers of one databroker don't come back as one.
-#[derive(Debug)]
-struct Backoff {
-    next: Duration,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self {
-            next: SHORTEST_WAIT,
-        }
-    }
-}
-
-impl Backoff {
-    async fn pause(&mut self) {
-        let [random] = postern_common::crypto::random::bytes();
-        let jitter = 0.5 + f64::from(random) / 255.0;
-        tokio::time::sleep(self.next.mul_f64(jitter)).await;
-        self.next = (self.next * 2).min(LONGEST_WAIT);
-    }
 }

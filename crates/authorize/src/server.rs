@@ -3,12 +3,12 @@
 //! What waits goes into one message, in both directions. Nearly every question is answered at
 //! once; one that has to wait for the databroker does not hold up those behind it.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
-use jiff::Timestamp;
 use postern_common::authz::{Revisit, wire};
 use postern_common::rpc::stubs::authorize as proto;
 use postern_common::rpc::stubs::authorize::decisions_server::Decisions;
@@ -25,6 +25,10 @@ const WAITING: usize = 1024;
 
 /// Messages that wait for the network. A proxy that does not read is not asked for more.
 const OUTGOING: usize = 16;
+
+/// A stream ends by then. Proxies open the next one before they leave the old one, by themselves
+/// and sooner; who does not must not outlive a secret that was replaced.
+const MAX_AGE: Duration = Duration::from_secs(65 * 60);
 
 /// Answers in one message, and revisits.
 const BATCH: usize = 64;
@@ -83,6 +87,7 @@ impl Conversation {
             return;
         }
         let mut waiting = FuturesUnordered::new();
+        let mut end = pin!(tokio::time::sleep(MAX_AGE));
         loop {
             let mut batch = proto::AnswerBatch::default();
             let event = tokio::select! {
@@ -94,6 +99,12 @@ impl Conversation {
                     Event::Received(received)
                 }
                 () = self.outgoing.closed() => return,
+                () = &mut end => {
+                    let old = Status::unavailable("the stream has lasted long enough; open the next one");
+                    // Whoever does not read it has left.
+                    let _ = self.outgoing.try_send(Err(old));
+                    return;
+                }
             };
             let received = match event {
                 Event::Changed(revisit) => {
@@ -217,7 +228,7 @@ async fn answer(local: Arc<Local>, question: proto::Question) -> proto::Answer {
         }
     };
     let decided = local.decide(&request).await;
-    let age = local.replica().age(Timestamp::now()).unwrap_or_default();
+    let age = local.replica().age().unwrap_or_default();
     let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
     wire::answer(number, &request.subject, &decided, age)
 }

@@ -167,7 +167,7 @@ impl DenyKind {
 pub enum AuthorizeError {
     #[error("no authorize service could be reached in time: {reason}")]
     Unreachable { reason: String },
-    #[error("authorize cannot read the session just now: {reason}")]
+    #[error("authorize cannot decide just now: {reason}")]
     DataUnavailable { reason: String },
     /// Authorize has another configuration than proxy: it never saw this route, or its copy of
     /// the route differs.

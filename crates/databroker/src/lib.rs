@@ -37,7 +37,7 @@ use std::sync::Arc;
 use postern_common::rpc::stubs::databroker::Record;
 use postern_common::rpc::stubs::databroker::data_broker_service_server::DataBrokerServiceServer;
 use postern_common::rpc::token::{self, TokenKeys};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
@@ -77,6 +77,7 @@ impl Databroker {
                 storage,
                 writer,
                 feed,
+                copies: Arc::new(Semaphore::new(server::stream::COPIES)),
                 stop,
             },
             tasks,

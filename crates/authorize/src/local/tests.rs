@@ -49,7 +49,7 @@ impl Setting {
         let metrics = Metrics::new(&counted);
         let replica = Arc::new(Replica::new(transport, &keys, metrics.clone()));
         let data = Arc::new(Data::new(KeepTokens::No));
-        replica.install(Arc::clone(&data));
+        replica.install(Arc::clone(&data), Instant::now());
         let http = HttpClient::new(|_| {
             async { Err(HttpError::Transport("no network in this test".into())) }.boxed()
         });

@@ -1,7 +1,9 @@
 //! Following the databroker.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::{SignedDuration, Timestamp};
 use postern_common::authz::{Authorizer as _, Decision, DenyKind, Revisit};
 use postern_common::crypto::handle::Handle;
 use postern_common::rpc::stubs::databroker::{PutRequest, Record};
@@ -113,7 +115,12 @@ async fn c08_another_data_set_is_copied_anew() {
     world.allowed(&[("cookie", &ann)]).await;
     let mut revisits = world.authorize.revisits();
     world.databroker().clear(()).await.unwrap();
-    revisit(&mut revisits, &Revisit::Everything).await;
+    // Spread over a moment, because every follower copies anew. Decided from the old copy meanwhile.
+    world.allowed(&[("cookie", &ann)]).await;
+    let copied = async { while revisits.recv().await.unwrap() != Revisit::Everything {} };
+    tokio::time::timeout(Duration::from_secs(5), copied)
+        .await
+        .unwrap();
     assert!(is_sign_in(&world.denied(&[("cookie", &ann)]).await.kind));
     let again = world.sign_in("ann", &["eng"]).await;
     world.allowed(&[("cookie", &again)]).await;
@@ -296,4 +303,140 @@ async fn records_that_a_policy_reads_count_as_soon_as_they_change() {
 async fn revisit_only(revisits: &mut broadcast::Receiver<Revisit>, expected: &Revisit) {
     let next = tokio::time::timeout(Duration::from_secs(20), revisits.recv()).await;
     assert_eq!(next.unwrap().unwrap(), *expected);
+}
+
+const TWO_ROUTES: &str = "\
+- {from: https://app.corp.test, prefix: /x, to: http://up, max_data_age: 2s, \
+    policy: [{allow: {and: [{claim/groups: eng}]}}]}
+- {from: https://app.corp.test, to: http://up, policy: [{allow: {and: [{claim/groups: eng}]}}]}
+";
+
+/// The databroker is out of sight: a route with a `max_data_age` closes, the others go on, and the process stays
+/// ready.
+#[tokio::test]
+async fn a_route_takes_no_older_data_than_it_says() {
+    let world = World::new(TWO_ROUTES).await;
+    let ann = world.sign_in("ann", &["eng"]).await;
+    world.until_session("session-ann").await;
+    let ask = async |route| {
+        let request = world.request_to(route, &[("cookie", &ann)]);
+        world.authorize.check(Arc::new(request)).await
+    };
+    let allowed = |decision: Result<Decision, _>| match decision {
+        Ok(Decision::Allow(allow)) => allow,
+        other => panic!("{other:?}"),
+    };
+    // What stays open is asked about again before the data is too old.
+    let soon = Timestamp::now() + SignedDuration::from_secs(3);
+    assert!(
+        allowed(ask(0).await)
+            .valid_until
+            .is_some_and(|it| it < soon)
+    );
+    assert!(allowed(ask(1).await).valid_until.is_none_or(|it| it > soon));
+
+    world.stop_databrokers();
+    let begun = Instant::now();
+    let error = loop {
+        match ask(0).await {
+            Ok(Decision::Allow(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Ok(Decision::Deny(deny)) => panic!("{deny:?}"),
+            Err(error) => break error,
+        }
+        allowed(ask(1).await);
+        assert!(begun.elapsed() < Duration::from_secs(5));
+    };
+    assert!(error.to_string().contains("max_data_age"), "{error}");
+    // Not a moment too late.
+    let age: f64 = world.told("age_seconds").unwrap().parse().unwrap();
+    assert!(age < 3.5, "{age}");
+    allowed(ask(1).await);
+    assert!(world.lifecycle.is_ready());
+    let remark = || {
+        world
+            .remark()
+            .is_some_and(|it| it.contains("has not told for"))
+    };
+    crate::world::wait("a remark in /status", remark).await;
+    assert!(world.lifecycle.is_ready());
+
+    world.restart_databrokers();
+    let begun = Instant::now();
+    while ask(0).await.is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    crate::world::wait("no remark", || world.remark().is_none()).await;
+}
+
+/// Two databrokers behind one name, each with its own memory: told aloud, and the copy does not change between them.
+#[tokio::test(start_paused = true)]
+async fn two_memories_behind_one_name_are_told_and_not_mixed() {
+    let world = World::new(ENG).await;
+    world.add_databroker();
+    let found = || {
+        world
+            .remark()
+            .is_some_and(|it| it.contains("keep different data"))
+    };
+    crate::world::wait("it is told", found).await;
+    let metric = "postern_authorize_databrokers_disagree 1";
+    assert!(world.metrics.page().unwrap().contains(metric));
+
+    // Whether there is no such session, none of them can say for the other.
+    let nobody = world.encode(&Handle {
+        id: "nobody-knows".into(),
+        idp_id: world.provider_id(),
+        ..Handle::default()
+    });
+    let nobody = format!("_pomerium={nobody}");
+    for _ in 0..4 {
+        let error = world.ask(&[("cookie", &nobody)]).await.unwrap_err();
+        assert!(error.to_string().contains("different data"), "{error}");
+    }
+
+    let followed = world.told("server_version").unwrap();
+    let opened = || count(&world, "pomerium_databroker_syncer_sync_total");
+    let copied = || count(&world, "pomerium_databroker_syncer_sync_latest_total");
+    let copies = copied();
+    for _ in 0..6 {
+        let before = opened();
+        world.restart_databrokers();
+        // Whichever it reaches first.
+        crate::world::wait("it follows again", || opened() > before).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(world.told("server_version").unwrap(), followed);
+        assert_eq!(copied(), copies);
+    }
+    assert!(found());
+}
+
+/// A stream is left for the next one only when that is open.
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_changes_is_followed_by_another_within_the_hour() {
+    let world = World::new(ENG).await;
+    let opened = || count(&world, "pomerium_databroker_syncer_sync_total");
+    let begun = tokio::time::Instant::now();
+    while opened() < 2 {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert!(begun.elapsed() < Duration::from_secs(61 * 60));
+    }
+    assert!(begun.elapsed() > Duration::from_secs(29 * 60));
+    assert_eq!(
+        count(&world, "pomerium_databroker_syncer_sync_failures_total"),
+        0
+    );
+    assert_eq!(
+        count(&world, "pomerium_databroker_syncer_sync_latest_total"),
+        1
+    );
+    let ann = world.sign_in("ann", &["eng"]).await;
+    world.until_session("session-ann").await;
+    world.allowed(&[("cookie", &ann)]).await;
+}
+
+fn count(world: &World, metric: &str) -> u64 {
+    let page = world.metrics.page().unwrap();
+    let line = page.lines().find_map(|line| line.strip_prefix(metric));
+    line.unwrap().trim().parse().unwrap()
 }

@@ -2,13 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::extract::Request;
-use axum::middleware::Next;
-use axum::response::IntoResponse as _;
 use futures::FutureExt as _;
 use http::{HeaderMap, HeaderValue, Method};
 use postern_authorize::{Authorize, Local};
@@ -30,8 +28,9 @@ use postern_databroker::storage::local::Local as Storage;
 use postern_databroker::tidy::Housekeeping;
 use postern_identity::{HttpClient, HttpError};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
+use tonic::codegen::Service as _;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 
@@ -69,11 +68,52 @@ pub struct World {
     pub authorize: Arc<Local>,
     pub routes: Routes,
     pub config: watch::Sender<Arc<Config>>,
-    _lifecycle: Lifecycle,
+    pub lifecycle: Lifecycle,
     pub metrics: Metrics,
     databroker: Client,
-    /// While true, the databroker answers every new call of authorize with UNAVAILABLE.
-    away: Arc<AtomicBool>,
+    keys: TokenKeys,
+    /// What authorize's calls go to, in turn.
+    backends: Arc<Backends>,
+    brokers: Mutex<Vec<Broker>>,
+}
+
+/// A databroker, with its own memory, and what ends it.
+struct Broker {
+    storage: Arc<Storage>,
+    _stop: DropGuard,
+}
+
+#[derive(Default)]
+struct Backends {
+    /// While true, every new call is answered with UNAVAILABLE.
+    away: AtomicBool,
+    routers: Mutex<Vec<axum::Router>>,
+    next: AtomicUsize,
+}
+
+impl Backends {
+    fn next(&self) -> Option<axum::Router> {
+        if self.away.load(Ordering::Relaxed) {
+            return None;
+        }
+        let routers = self.routers.lock().unwrap();
+        let next = self.next.fetch_add(1, Ordering::Relaxed);
+        routers.get(next % routers.len().max(1)).cloned()
+    }
+
+    fn routes(self: &Arc<Self>) -> Routes {
+        let backends = Arc::clone(self);
+        let answer = move |request: Request| {
+            let router = backends.next();
+            async move {
+                match router {
+                    Some(mut router) => router.call(request).await.unwrap(),
+                    None => Status::unavailable("away").into_http(),
+                }
+            }
+        };
+        Routes::from(axum::Router::new().fallback(answer))
+    }
 }
 
 impl World {
@@ -91,12 +131,14 @@ impl World {
     {
         let config = config(routes);
         let keys = TokenKeys::new(config.secrets.shared.clone());
-        let storage = Arc::new(Storage::in_memory().unwrap());
-        let databroker =
-            Databroker::start(storage, Housekeeping::default(), CancellationToken::new());
-        let databroker = databroker.routes(keys.clone());
-        let away = Arc::new(AtomicBool::new(false));
-        let transport = Transport::local(switched(databroker.clone(), Arc::clone(&away)));
+        let (broker, router) = start(Arc::new(Storage::in_memory().unwrap()), &keys);
+        let databroker = DataBrokerServiceClient::with_interceptor(
+            Transport::local(Routes::from(router.clone())),
+            keys.for_client(),
+        );
+        let backends = Arc::new(Backends::default());
+        backends.routers.lock().unwrap().push(router);
+        let transport = Transport::local(backends.routes());
         let lifecycle = Lifecycle::new(DrainTiming::default());
         let metrics = Metrics::default();
         let http = HttpClient::new(move |request| {
@@ -110,13 +152,12 @@ impl World {
             authorize: authorize.local(),
             routes: authorize.routes(),
             config: sender,
-            databroker: DataBrokerServiceClient::with_interceptor(
-                Transport::local(databroker),
-                keys.for_client(),
-            ),
-            _lifecycle: lifecycle.clone(),
+            databroker,
+            keys,
+            backends,
+            brokers: Mutex::new(vec![broker]),
+            lifecycle: lifecycle.clone(),
             metrics,
-            away,
         };
         lifecycle.spawn(authorize.run());
         wait("ready", || lifecycle.is_ready()).await;
@@ -124,7 +165,51 @@ impl World {
     }
 
     pub fn set_away(&self, away: bool) {
-        self.away.store(away, Ordering::Relaxed);
+        self.backends.away.store(away, Ordering::Relaxed);
+    }
+
+    /// One more databroker behind the same name, with a memory of its own.
+    pub fn add_databroker(&self) {
+        let (broker, router) = start(Arc::new(Storage::in_memory().unwrap()), &self.keys);
+        self.brokers.lock().unwrap().push(broker);
+        self.backends.routers.lock().unwrap().push(router);
+    }
+
+    /// Ends all databrokers.
+    pub fn stop_databrokers(&self) {
+        self.set_away(true);
+        for broker in self.brokers.lock().unwrap().iter_mut() {
+            // Its guard is dropped.
+            *broker = start(Arc::clone(&broker.storage), &self.keys).0;
+        }
+    }
+
+    /// Ends all databrokers and starts them again on the memory that each has.
+    pub fn restart_databrokers(&self) {
+        let mut routers = Vec::new();
+        for broker in self.brokers.lock().unwrap().iter_mut() {
+            let (started, router) = start(Arc::clone(&broker.storage), &self.keys);
+            *broker = started;
+            routers.push(router);
+        }
+        *self.backends.routers.lock().unwrap() = routers;
+        self.set_away(false);
+    }
+
+    /// A fact that `/status` tells about the copy.
+    pub fn told(&self, fact: &str) -> Option<String> {
+        let parts = self.lifecycle.parts().list();
+        parts.get("authorize.data")?.attributes.get(fact).cloned()
+    }
+
+    /// What `/status` says to be wrong with the copy.
+    pub fn remark(&self) -> Option<String> {
+        self.lifecycle
+            .parts()
+            .list()
+            .get("authorize.data")?
+            .error
+            .clone()
     }
 
     pub fn databroker(&self) -> Client {
@@ -202,6 +287,10 @@ impl World {
 
     /// A request to the first route.
     pub fn request(&self, headers: &[(&'static str, &str)]) -> CheckRequest {
+        self.request_to(0, headers)
+    }
+
+    pub fn request_to(&self, route: usize, headers: &[(&'static str, &str)]) -> CheckRequest {
         let config = self.config.borrow();
         let mut map = HeaderMap::new();
         for (name, value) in headers {
@@ -210,8 +299,8 @@ impl World {
         CheckRequest {
             request_id: "request-1".into(),
             subject: CheckSubject::Route {
-                id: config.routes[0].id.clone(),
-                checksum: config.routes[0].checksum,
+                id: config.routes[route].id.clone(),
+                checksum: config.routes[route].checksum,
             },
             method: Method::GET,
             scheme: Scheme::Https,
@@ -297,21 +386,19 @@ pub fn list(values: &[&str]) -> prost_types::ListValue {
     }
 }
 
-/// Routes that answer UNAVAILABLE while `away`.
-fn switched(routes: Routes, away: Arc<AtomicBool>) -> Routes {
-    let layer = axum::middleware::from_fn(move |request: Request, next: Next| {
-        let away = away.load(Ordering::Relaxed);
-        async move {
-            if away {
-                Status::unavailable("away")
-                    .into_http::<tonic::body::Body>()
-                    .into_response()
-            } else {
-                next.run(request).await
-            }
-        }
-    });
-    Routes::from(routes.into_axum_router().layer(layer))
+fn start(storage: Arc<Storage>, keys: &TokenKeys) -> (Broker, axum::Router) {
+    let stop = CancellationToken::new();
+    let databroker = Databroker::start(
+        Arc::clone(&storage) as _,
+        Housekeeping::default(),
+        stop.clone(),
+    );
+    let router = databroker.routes(keys.clone()).into_axum_router();
+    let broker = Broker {
+        storage,
+        _stop: stop.drop_guard(),
+    };
+    (broker, router)
 }
 
 /// Waits until something holds, and says what did not when it gives up.

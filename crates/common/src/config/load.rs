@@ -205,6 +205,7 @@ fn config(load: &mut Load<'_>, map: &Map, origin: &Origin) -> Option<Config> {
     let defaults = route::Defaults {
         path: http.path,
         upstream_timeout: http.default_upstream_timeout,
+        max_data_age: route::access::max_data_age(load, root, None),
         response_headers: &http.set_response_headers,
         upgrades: upgrades
             .into_iter()

@@ -28,6 +28,8 @@ pub struct Route {
     pub target: RouteTarget,
     /// The whole of who may: shorthand keys, `policy`, and the denial that client certificates add.
     pub policy: Policy,
+    /// No decision rests on data that is older. `None`: however old it is.
+    pub max_data_age: Option<Duration>,
     /// Shown on refusal pages.
     pub error_details: ErrorDetails,
     pub depends_on: Vec<String>,

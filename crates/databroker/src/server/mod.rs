@@ -16,6 +16,7 @@ use postern_common::rpc::stubs::databroker::{
     ServerInfoResponse, SetOptionsRequest, SetOptionsResponse, SyncLatestRequest,
     SyncLatestResponse, SyncRequest, SyncResponse,
 };
+use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -34,6 +35,8 @@ pub struct Service {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) writer: Writer,
     pub(crate) feed: Feed,
+    /// Turns to read a page for somebody who copies everything.
+    pub(crate) copies: Arc<Semaphore>,
     /// Ends the streams.
     pub(crate) stop: CancellationToken,
 }

@@ -28,12 +28,17 @@ const PAGE: usize = 64;
 /// large records must not make it large.
 const PAGE_BYTES: usize = 1 << 20;
 const PAGE_BOUNDS: std::ops::RangeInclusive<usize> = 8..=1_024;
+/// How many pages are read at once for all that copy: fewer than there are connections to Postgres, so that writers
+/// and streams find one when every follower starts anew.
+pub(crate) const COPIES: usize = 3;
 /// A client that takes nothing for this long is given up.
 const STALLED: Duration = Duration::from_secs(60);
 /// How long a stream waits before it looks again for a storage that was away.
 const RETRY: Duration = Duration::from_millis(500);
 /// Streams end after this time, plus up to as much again, so that they spread over replicas that came later.
 const MAX_AGE: Duration = Duration::from_secs(30 * 60);
+/// Our own followers open the next stream before they leave the old one, all by themselves and by this time.
+const MAX_AGE_OF_OURS: Duration = Duration::from_secs(65 * 60);
 
 type Sender<T> = mpsc::Sender<Result<T, Status>>;
 
@@ -74,7 +79,11 @@ async fn send_latest(
     let mut start = PageStart::Offset(0);
     let mut limit = PAGE;
     loop {
-        let page = deadline(service.storage.page(kind.clone(), start.clone(), limit)).await?;
+        let page = {
+            // Never closed. However many copy at once, others have their turn in between.
+            let _turn = service.copies.acquire().await;
+            deadline(service.storage.page(kind.clone(), start.clone(), limit)).await?
+        };
         let full = page.len() == limit;
         limit = next_limit(&page);
         if let Some(last) = page.last() {
@@ -145,7 +154,7 @@ struct Follower {
 
 impl Follower {
     async fn run(&mut self, first: Changes, sender: &Sender<SyncResponse>) -> Result<(), Status> {
-        let end = tokio::time::sleep(age());
+        let end = tokio::time::sleep(age(self.heartbeat));
         tokio::pin!(end);
         for options in options(&self.service, self.kind.as_deref()).await? {
             send(sender, message(sync_response::Response::Options(options))).await?;
@@ -296,7 +305,11 @@ async fn finish<T>(sender: &Sender<T>, ended: Result<(), Status>) {
     }
 }
 
-fn age() -> Duration {
+/// Only our own followers ask for heartbeats.
+fn age(heartbeat: bool) -> Duration {
+    if heartbeat {
+        return MAX_AGE_OF_OURS;
+    }
     MAX_AGE.mul_f64(1.0 + f64::from(u16::from_be_bytes(random::bytes())) / f64::from(u16::MAX))
 }
 

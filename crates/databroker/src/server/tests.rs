@@ -614,3 +614,30 @@ async fn c63_without_a_valid_token_nothing_is_answered() {
     );
     drop(running);
 }
+
+/// Streams don't last for ever, so that databrokers that came later get their share. Our own followers, who ask for
+/// heartbeats, leave by themselves before.
+#[tokio::test(start_paused = true)]
+async fn streams_end_within_the_hour() {
+    let mut running = start();
+    for (ours, minutes) in [(false, 29..61), (true, 64..66)] {
+        let mut request = Request::new(SyncRequest {
+            server_version: info(&mut running.client).await.server_version,
+            ..SyncRequest::default()
+        });
+        if ours {
+            let metadata = request.metadata_mut();
+            metadata.insert(stream::HEARTBEAT, "1".parse().unwrap());
+        }
+        let begun = tokio::time::Instant::now();
+        let mut stream = running.client.sync(request).await.unwrap().into_inner();
+        let ended = loop {
+            if let Err(status) = stream.message().await {
+                break status;
+            }
+        };
+        assert_eq!(ended.code(), Code::Unavailable);
+        let lasted = begun.elapsed().as_secs() / 60;
+        assert!(minutes.contains(&lasted), "{lasted} minutes");
+    }
+}

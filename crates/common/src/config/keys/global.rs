@@ -185,6 +185,15 @@ pub const GLOBAL: &[Key] = &[
         "the longest time a decision may take",
     ),
     key(
+        "max_data_age",
+        Duration,
+        "none",
+        P1,
+        Works,
+        "routes answer 503 while authorize's copy of sessions and users is older, because the databroker is out of \
+            sight; at least 2s, 0s for none",
+    ),
+    key(
         "override_certificate_name",
         Text,
         "",

@@ -208,6 +208,14 @@ pub const ROUTE: &[Key] = &[
         "let CORS preflight requests through",
     ),
     key(
+        "max_data_age",
+        Duration,
+        "max_data_age",
+        P1,
+        Works,
+        "503 while authorize's copy of sessions and users is older; at least 2s, 0s for none",
+    ),
+    key(
         "policy",
         Policy,
         "",

@@ -69,6 +69,7 @@ const AUTHORIZE_FIELDS: &[&str] = &[
     "route-checksum",
     "route-id",
     "removed-groups-count",
+    "data-age",
     "mcp-method",
     "mcp-tool",
     "mcp-tool-parameters",

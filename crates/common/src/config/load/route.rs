@@ -1,6 +1,6 @@
 //! One route: read, checked, compiled.
 
-mod access;
+pub(super) mod access;
 mod from;
 mod headers;
 mod matcher;
@@ -33,6 +33,7 @@ use super::{checksum, http, sign_in};
 pub struct Defaults<'a> {
     pub path: PathNormalization,
     pub upstream_timeout: Duration,
+    pub max_data_age: Option<Duration>,
     pub response_headers: &'a [(::http::HeaderName, ::http::HeaderValue)],
     pub upgrades: Vec<String>,
     pub pass_identity: bool,
@@ -126,6 +127,7 @@ fn route(
         tunnel_speaks_http1(load, section, from, target);
     }
     let policy = access::policy(load, section, node, defaults.mtls);
+    let max_data_age = access::max_data_age(load, section, defaults.max_data_age);
     let request_headers = headers::request_headers(load, section);
     let response_headers = ResponseHeaders {
         set: headers::merged_response_headers(load, section, defaults.response_headers),
@@ -172,6 +174,7 @@ fn route(
         matcher,
         target,
         policy,
+        max_data_age,
         error_details: if details {
             ErrorDetails::Show
         } else {

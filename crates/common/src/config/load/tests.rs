@@ -1182,3 +1182,24 @@ mod any_text {
         }
     }
 }
+
+#[test]
+fn max_data_age_of_a_route_counts_before_that_of_all() {
+    let routes = "routes:
+- {from: https://a.corp.test, to: http://up, allow_any_authenticated_user: true}
+- {from: https://b.corp.test, to: http://up, allow_any_authenticated_user: true, max_data_age: 10s}
+- {from: https://c.corp.test, to: http://up, allow_any_authenticated_user: true, max_data_age: 0s}
+";
+    let limits = |global: &str| -> Vec<_> {
+        let config = config(&format!("{global}{routes}"));
+        config.routes.iter().map(|it| it.max_data_age).collect()
+    };
+    let seconds = |n| Some(Duration::from_secs(n));
+    assert_eq!(limits(""), [None, seconds(10), None]);
+    assert_eq!(
+        limits("max_data_age: 1m\n"),
+        [seconds(60), seconds(10), None]
+    );
+    assert!(said("max_data_age: 1s\n").contains("at least 2s"));
+    assert!(route_said("to: 'http://up', max_data_age: 500ms").contains("at least 2s"));
+}

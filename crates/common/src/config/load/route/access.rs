@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use postern_policy::{Policy, Shorthand};
 use serde_json::Value as Json;
@@ -12,6 +13,30 @@ use super::super::super::place::{At, Place, SourceText};
 use super::super::super::source::{Node, Value, parse_yaml};
 use super::super::mask;
 use super::super::reader::{Load, Section};
+
+/// The databroker says once a second how current it is, so less than this would close routes in good times.
+const LEAST_DATA_AGE: Duration = Duration::from_secs(2);
+
+/// `max_data_age`; `None`: no limit.
+pub fn max_data_age(
+    load: &mut Load<'_>,
+    section: Section<'_>,
+    default: Option<Duration>,
+) -> Option<Duration> {
+    let Some(limit) = section.duration(load, "max_data_age") else {
+        return default;
+    };
+    if !limit.is_zero()
+        && limit < LEAST_DATA_AGE
+        && let Some(node) = section.node("max_data_age")
+    {
+        load.invalid(
+            &node.place,
+            "`max_data_age` is at least 2s, or 0s for none: the databroker says once a second how current it is",
+        );
+    }
+    (!limit.is_zero()).then_some(limit)
+}
 
 pub fn policy(
     load: &mut Load<'_>,
