@@ -1,6 +1,8 @@
-//! One stream of questions and answers, opened again whenever it breaks.
+//! One stream of questions and answers, opened again whenever it breaks, and once in a while before
+//! it does.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -36,6 +38,13 @@ const SILENCE: Duration = Duration::from_secs(2);
 
 /// The shortest and the longest pause before a stream is opened again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// A stream is followed by another after this time, and up to as much again, so that authorizers
+/// that came later get their share and no stream outlives a secret that was replaced.
+const AGE: Duration = Duration::from_secs(30 * 60);
+
+/// Before the next one is tried again to be opened.
+const NEXT_PAUSE: Duration = Duration::from_secs(10);
 
 /// One line about a broken stream in this time.
 const LINES: Duration = Duration::from_secs(10);
@@ -82,8 +91,11 @@ impl Stream {
         let (questions, waiting) = mpsc::channel(WAITING);
         let state = Arc::new(State::default());
         let driver = Driver {
-            transport,
-            keys,
+            opener: Opener {
+                transport,
+                keys,
+                config: config.clone(),
+            },
             config,
             revisits,
             waiting,
@@ -124,8 +136,7 @@ impl Stream {
 
 /// What keeps the stream going.
 struct Driver {
-    transport: Transport,
-    keys: TokenKeys,
+    opener: Opener,
     config: watch::Receiver<Arc<Config>>,
     revisits: broadcast::Sender<Revisit>,
     waiting: mpsc::Receiver<Ask>,
@@ -133,6 +144,27 @@ struct Driver {
     next_number: u64,
     state: Arc<State>,
     told: RateLimit,
+}
+
+/// Opens streams.
+#[derive(Clone)]
+struct Opener {
+    transport: Transport,
+    keys: TokenKeys,
+    config: watch::Receiver<Arc<Config>>,
+}
+
+/// An open stream.
+struct Link {
+    outgoing: mpsc::Sender<proto::QuestionBatch>,
+    answers: Streaming<proto::AnswerBatch>,
+}
+
+/// How a stream ends.
+enum Over {
+    Broken(Broken),
+    /// It is old, and the next one is open.
+    Old(Box<Link>),
 }
 
 /// Why a stream ended.
@@ -146,6 +178,49 @@ enum Broken {
     Ended,
     #[error("a question was unanswered for {SILENCE:?}, and nothing else came")]
     Silent,
+}
+
+impl Opener {
+    async fn open(&self) -> Result<Link, Broken> {
+        let (outgoing, stream) = mpsc::channel(OUTGOING);
+        let mut client =
+            DecisionsClient::with_interceptor(self.transport.clone(), self.keys.for_client());
+        let hello = proto::QuestionBatch {
+            hello: Some(self.hello()),
+            questions: Vec::new(),
+        };
+        // There is room: nothing has been sent yet.
+        let _ = outgoing.try_send(hello);
+        let opening = client.decide(ReceiverStream::new(stream));
+        match timeout(OPEN, opening).await {
+            Ok(Ok(response)) => Ok(Link {
+                outgoing,
+                answers: response.into_inner(),
+            }),
+            Ok(Err(status)) => Err(Broken::Status(Box::new(status))),
+            Err(_) => Err(Broken::Late),
+        }
+    }
+
+    /// The stream that follows one that has become old, open.
+    async fn next(self) -> Link {
+        let [random] = postern_common::crypto::random::bytes();
+        sleep(AGE + AGE * u32::from(random) / 255).await;
+        loop {
+            match self.open().await {
+                Ok(link) => return link,
+                Err(_) => sleep(NEXT_PAUSE).await,
+            }
+        }
+    }
+
+    fn hello(&self) -> proto::Hello {
+        proto::Hello {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            config_hash: format!("{:016x}", self.config.borrow().checksum),
+            features: Vec::new(),
+        }
+    }
 }
 
 impl Driver {
@@ -192,37 +267,40 @@ impl Driver {
         }
     }
 
-    /// One stream, from its begin to its end.
+    /// One stream and those that follow it, until one breaks.
     async fn converse(&mut self, again: bool) -> Broken {
-        let (outgoing, stream) = mpsc::channel(OUTGOING);
-        let mut client =
-            DecisionsClient::with_interceptor(self.transport.clone(), self.keys.for_client());
         self.config.mark_unchanged();
-        let hello = proto::QuestionBatch {
-            hello: Some(self.hello()),
-            questions: Vec::new(),
-        };
-        // There is room: nothing has been sent yet.
-        let _ = outgoing.try_send(hello);
-        let opening = client.decide(ReceiverStream::new(stream));
-        let answers = match timeout(OPEN, opening).await {
-            Ok(Ok(response)) => response.into_inner(),
-            Ok(Err(status)) => return Broken::Status(Box::new(status)),
-            Err(_) => return Broken::Late,
+        let mut link = match self.opener.open().await {
+            Ok(link) => link,
+            Err(broken) => return broken,
         };
         self.state.open.store(true, Ordering::Relaxed);
         if again {
             // What changed in between has been missed.
             let _ = self.revisits.send(Revisit::Everything);
         }
-        self.exchange(&outgoing, answers).await
+        loop {
+            match self.exchange(link).await {
+                Over::Broken(broken) => return broken,
+                Over::Old(next) => link = *next,
+            }
+            // Another authorizer may have told already, to others, what the last one had still to tell.
+            let _ = self.revisits.send(Revisit::Everything);
+            // What was loaded since it was opened.
+            let hello = Some(self.opener.hello());
+            let _ = link.outgoing.try_send(proto::QuestionBatch {
+                hello,
+                questions: Vec::new(),
+            });
+        }
     }
 
-    async fn exchange(
-        &mut self,
-        outgoing: &mpsc::Sender<proto::QuestionBatch>,
-        mut answers: Streaming<proto::AnswerBatch>,
-    ) -> Broken {
+    async fn exchange(&mut self, link: Link) -> Over {
+        let Link {
+            outgoing,
+            mut answers,
+        } = link;
+        let mut next = pin!(self.opener.clone().next());
         let mut unsent: Vec<u64> = self.pending.keys().copied().collect();
         let mut fresh = Vec::with_capacity(BATCH);
         let mut heard = Instant::now();
@@ -236,8 +314,8 @@ impl Driver {
                         heard = Instant::now();
                         self.received(batch);
                     }
-                    Ok(None) => return Broken::Ended,
-                    Err(status) => return Broken::Status(Box::new(status)),
+                    Ok(None) => return Over::Broken(Broken::Ended),
+                    Err(status) => return Over::Broken(Broken::Status(Box::new(status))),
                 },
                 permit = outgoing.reserve(), if !unsent.is_empty() => match permit {
                     Ok(permit) => {
@@ -245,12 +323,12 @@ impl Driver {
                         permit.send(self.questions(&unsent));
                         unsent = rest;
                     }
-                    Err(_) => return Broken::Ended,
+                    Err(_) => return Over::Broken(Broken::Ended),
                 },
                 // Everything that waits goes into one message.
                 n = self.waiting.recv_many(&mut fresh, BATCH), if unsent.len() < BATCH => {
                     if n == 0 {
-                        return Broken::Ended;
+                        return Over::Broken(Broken::Ended);
                     }
                     for ask in fresh.drain(..).filter(|ask| !ask.answer.is_closed()) {
                         let number = self.next_number;
@@ -261,26 +339,19 @@ impl Driver {
                 }
                 changed = self.config.changed(), if config_lives => {
                     config_lives = changed.is_ok();
-                    let hello = Some(self.hello());
+                    let hello = Some(self.opener.hello());
                     let _ = outgoing.try_send(proto::QuestionBatch { hello, questions: Vec::new() });
                 }
+                link = &mut next => return Over::Old(Box::new(link)),
                 _ = ticks.tick() => {
                     self.pending.retain(|_, ask| !ask.answer.is_closed());
                     if self.pending.is_empty() {
                         heard = Instant::now();
                     } else if heard.elapsed() > SILENCE {
-                        return Broken::Silent;
+                        return Over::Broken(Broken::Silent);
                     }
                 }
             }
-        }
-    }
-
-    fn hello(&self) -> proto::Hello {
-        proto::Hello {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            config_hash: format!("{:016x}", self.config.borrow().checksum),
-            features: Vec::new(),
         }
     }
 

@@ -318,3 +318,25 @@ async fn a_silent_stream_is_made_up_for_by_another() {
         assert!(decision.is_ok(), "{decision:?}");
     }
 }
+
+/// A stream is left for the next one only when that is open, and what another authorizer may know is asked about.
+#[tokio::test(start_paused = true)]
+async fn streams_are_followed_by_others_within_the_hour() {
+    let service = Service::new(Scripted::new(|_| Ok(allow("s1", &[]))));
+    let (remote, _lifecycle) = remote(&service, "");
+    let mut revisits = remote.revisits();
+    assert!(remote.check(question("a")).await.is_ok());
+    let begun = tokio::time::Instant::now();
+    let streams = || service.streams.load(Ordering::SeqCst);
+    while streams() < 4 {
+        // Never without an open stream.
+        assert!(remote.check(question("a")).await.is_ok());
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert!(begun.elapsed() < Duration::from_secs(61 * 60));
+    }
+    assert!(begun.elapsed() > Duration::from_secs(29 * 60));
+    for _ in 0..2 {
+        assert_eq!(revisits.recv().await.unwrap(), Revisit::Everything);
+    }
+    assert!(remote.check(question("a")).await.is_ok());
+}
