@@ -101,7 +101,7 @@ pub(crate) async fn handle(call: &Call, parameters: Parameters) -> Answer {
         Err(error) => {
             return Err(Box::new(linked(
                 *call.unavailable(
-                    "Signing in is not possible at the moment. Try again in a few seconds.",
+                    "The store of sessions cannot be reached, so nobody can sign in at the moment. Try again in a few seconds.",
                     &error,
                 ),
                 again,

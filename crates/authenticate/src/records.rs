@@ -2,22 +2,30 @@
 
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use postern_common::rpc::stubs::databroker::data_broker_service_client::DataBrokerServiceClient;
 use postern_common::rpc::stubs::databroker::{
-    GetRequest, PatchRequest, PutRequest, Record, RenewLeaseRequest,
+    GetRequest, PatchRequest, PutRequest, PutResponse, Record, RenewLeaseRequest,
 };
 use postern_common::rpc::stubs::{session::Session, user::User};
 use postern_common::rpc::token::{ClientToken, TokenKeys};
 use postern_common::rpc::transport::Transport;
 use prost::Message;
+use tokio::time::Instant;
 use tonic::service::interceptor::InterceptedService;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Response, Status};
 
-/// How long a call to the databroker may take. A person waits for several of them.
+/// How long an answer of the databroker may take, repetitions included. A person waits for several
+/// of them.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// Before a call is repeated.
+const PAUSE: Duration = Duration::from_millis(100);
 
 type Client = DataBrokerServiceClient<InterceptedService<Transport, ClientToken>>;
+
+type Answer<T> = Result<Response<T>, Status>;
 
 /// The databroker, as far as authenticate needs it.
 #[derive(Debug, Clone)]
@@ -83,7 +91,7 @@ impl Records {
             r#type: P::TYPE.to_owned(),
             id: id.to_owned(),
         };
-        match self.client.clone().get(within(request)).await {
+        match self.client.clone().get(within(DEADLINE, request)).await {
             Ok(response) => {
                 let record = response.into_inner().record;
                 let data = record
@@ -101,7 +109,7 @@ impl Records {
     /// Whether the databroker answers. Asked before anybody is sent to a provider, since nobody
     /// could sign in on the way back.
     pub(crate) async fn answers(&self) -> Result<(), RecordsError> {
-        let answer = self.client.clone().server_info(within(())).await;
+        let answer = self.client.clone().server_info(within(DEADLINE, ())).await;
         answer
             .map(|_| ())
             .map_err(|status| failed("asking for its state", status))
@@ -114,8 +122,7 @@ impl Records {
         user: User,
         session: &Session,
     ) -> Result<Written, RecordsError> {
-        let known = self.get::<User>(&user.id).await?.is_some();
-        let mut client = self.client.clone();
+        let known = self.has(record(&user)).await?;
         if known {
             let patch = PatchRequest {
                 records: vec![record(&user)],
@@ -123,27 +130,25 @@ impl Records {
                     paths: ["name", "email", "claims"].map(str::to_owned).to_vec(),
                 }),
             };
-            client
-                .patch(within(patch))
+            let call = |mut client: Client, patch| async move { client.patch(patch).await }.boxed();
+            self.answered(patch, call)
                 .await
                 .map_err(|status| failed("updating the user", status))?;
         } else {
             let put = PutRequest {
                 records: vec![record(&user)],
             };
-            client
-                .put(within(put))
+            self.put(put)
                 .await
                 .map_err(|status| failed("writing the user", status))?;
         }
         let put = PutRequest {
             records: vec![record(session)],
         };
-        let answer = client
-            .put(within(put))
+        let answer = self
+            .put(put)
             .await
-            .map_err(|status| failed("writing the session", status))?
-            .into_inner();
+            .map_err(|status| failed("writing the session", status))?;
         let record_version = answer.records.first().map_or(0, |record| record.version);
         Ok(Written {
             record_version,
@@ -164,10 +169,49 @@ impl Records {
         let put = PutRequest {
             records: vec![deleted],
         };
-        let answer = self.client.clone().put(within(put)).await;
+        let answer = self.put(put).await;
         answer
             .map(|_| ())
             .map_err(|status| failed("deleting the session", status))
+    }
+
+    async fn has(&self, record: Record) -> Result<bool, RecordsError> {
+        let request = GetRequest {
+            r#type: record.r#type,
+            id: record.id,
+        };
+        let get = |mut client: Client, request| async move { client.get(request).await }.boxed();
+        match self.answered(request, get).await {
+            Ok(found) => Ok(found.record.is_some_and(|it| it.deleted_at.is_none())),
+            Err(status) if status.code() == Code::NotFound => Ok(false),
+            Err(status) => Err(failed("reading", status)),
+        }
+    }
+
+    /// Whole records under ids of our own: written twice, they are the same.
+    async fn put(&self, records: PutRequest) -> Result<PutResponse, Status> {
+        let put = |mut client: Client, records| async move { client.put(records).await }.boxed();
+        self.answered(records, put).await
+    }
+
+    /// Makes a call that does no harm when it is made twice, again and again until there is an
+    /// answer: the databroker that had it may be gone, or its database may just be moving.
+    async fn answered<M: Clone, T>(
+        &self,
+        message: M,
+        call: fn(Client, Request<M>) -> BoxFuture<'static, Answer<T>>,
+    ) -> Result<T, Status> {
+        let begun = Instant::now();
+        loop {
+            let left = DEADLINE.saturating_sub(begun.elapsed());
+            match call(self.client.clone(), within(left, message.clone())).await {
+                Ok(response) => return Ok(response.into_inner()),
+                Err(status) if may_pass(status.code()) && left > PAUSE => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(status) => return Err(status),
+            }
+        }
     }
 
     /// Claims a name for `duration`. `claimant` is made once for each request, so that a call
@@ -186,8 +230,10 @@ impl Records {
                 nanos: duration.subsec_nanos(),
             }),
         };
-        match self.client.clone().renew_lease(within(request)).await {
-            Ok(_) => Ok(Once::First),
+        let claim =
+            |mut client: Client, request| async move { client.renew_lease(request).await }.boxed();
+        match self.answered(request, claim).await {
+            Ok(()) => Ok(Once::First),
             Err(status) if status.code() == Code::AlreadyExists => Ok(Once::Again),
             Err(status) => Err(failed("claiming a sign-in's one use", status)),
         }
@@ -213,9 +259,17 @@ pub(crate) fn timestamp(at: Timestamp) -> prost_types::Timestamp {
     }
 }
 
-fn within<T>(message: T) -> Request<T> {
+/// A broken connection has no code of its own.
+fn may_pass(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal
+    )
+}
+
+fn within<T>(limit: Duration, message: T) -> Request<T> {
     let mut request = Request::new(message);
-    request.set_timeout(DEADLINE);
+    request.set_timeout(limit);
     request
 }
 

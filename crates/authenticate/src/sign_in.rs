@@ -297,7 +297,7 @@ pub(crate) async fn begin(call: &Call, provider: &dyn Provider, url: Url) -> Ans
     };
     call.service.records.answers().await.map_err(|error| {
         let refusal = call.unavailable(
-            "Sign-in is not possible at the moment. Try again in a few seconds.",
+            "The store of sessions cannot be reached, so nobody can sign in at the moment. Try again in a few seconds.",
             &error,
         );
         Box::new(refusal.link(call.try_again()))

@@ -323,6 +323,22 @@ async fn c87_the_target_survives_unchanged() {
     }
 }
 
+/// A databroker that is killed after it did what it was asked for: asked again, it is all the same.
+#[tokio::test]
+async fn a_sign_in_outlives_answers_that_are_lost() {
+    let world = World::new();
+    let mut browser = world.browser();
+    let to_provider = browser.get(&world.sign_in_url(APP)).await.location();
+    let back = world.idp.sign_in(&to_provider);
+    world.databroker.lose_answers(true);
+    let answer = browser.get(&back).await;
+    world.databroker.lose_answers(false);
+    assert_eq!(answer.status, 302, "{}", answer.body);
+    let callback = browser.get(&answer.location()).await.location();
+    world.receive(&callback);
+    assert_eq!(world.databroker.sessions().await.len(), 1);
+}
+
 #[tokio::test]
 async fn c07_databroker_away() {
     let world = World::new();
@@ -334,6 +350,7 @@ async fn c07_databroker_away() {
     // Nobody is sent to the provider, nobody is signed out.
     let answer = world.browser().get(&world.sign_in_url(APP)).await;
     assert_eq!(answer.status, 503);
+    assert!(answer.body.contains("store of sessions cannot be reached"));
     assert!(answer.headers.contains_key(header::RETRY_AFTER));
     let answer = signed_in.get(&world.sign_in_url(APP)).await;
     assert_eq!(answer.status, 503);

@@ -1,7 +1,7 @@
 //! The real databroker on memory storage, behind a switch that makes it fail.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
@@ -23,6 +23,8 @@ use crate::records::Payload;
 pub(super) struct Databroker {
     running: postern_databroker::Databroker,
     down: Arc<AtomicBool>,
+    /// Calls are done, and every second answer is lost.
+    losing: Arc<AtomicBool>,
     keys: TokenKeys,
     _stop: DropGuard,
 }
@@ -35,6 +37,7 @@ impl Databroker {
         Self {
             running: postern_databroker::Databroker::start(storage, housekeeping, stop.clone()),
             down: Arc::default(),
+            losing: Arc::default(),
             keys,
             _stop: stop.drop_guard(),
         }
@@ -42,14 +45,21 @@ impl Databroker {
 
     pub(super) fn transport(&self) -> Transport {
         let down = Arc::clone(&self.down);
+        let losing = Arc::clone(&self.losing);
+        let calls = Arc::new(AtomicUsize::new(0));
         let switch = move |request: Request, next: Next| {
             let down = down.load(Ordering::Relaxed);
+            let lost = losing.load(Ordering::Relaxed)
+                && calls.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
             async move {
                 if down {
-                    Status::unavailable("down, as the test wants it").into_http()
-                } else {
-                    next.run(request).await
+                    return Status::unavailable("down, as the test wants it").into_http();
                 }
+                let answer = next.run(request).await;
+                if lost {
+                    return Status::unknown("cut off, as the test wants it").into_http();
+                }
+                answer
             }
         };
         let routes = self.running.routes(self.keys.clone()).into_axum_router();
@@ -58,6 +68,10 @@ impl Databroker {
 
     pub(super) fn set_down(&self, down: bool) {
         self.down.store(down, Ordering::Relaxed);
+    }
+
+    pub(super) fn lose_answers(&self, losing: bool) {
+        self.losing.store(losing, Ordering::Relaxed);
     }
 
     pub(super) async fn sessions(&self) -> Vec<Session> {
