@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use postern_policy::{Claims, Http, Input, Outcome, Policy, Session};
 use serde_json::{Value, json};
 
-const POLICIES: usize = 300;
+const POLICIES: usize = 150;
 const INPUTS: usize = 6;
 
 const EMAILS: [&str; 4] = [
