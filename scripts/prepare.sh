@@ -12,6 +12,7 @@ declare -A package=(
     [promtool]=prometheus
     [shellcheck]=shellcheck
     [haproxy]=haproxy
+    [openssl]=openssl
     [busybox]=busybox-static
     [systemd-analyze]=systemd
 )

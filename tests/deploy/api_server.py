@@ -3,6 +3,7 @@ them back. A Job has succeeded as soon as it is made; `on_job` does what its pod
 
 import base64
 import json
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlparse
@@ -78,7 +79,7 @@ def secret_of_protobuf(body):
 class Cluster:
     """Objects by path, such as /api/v1/namespaces/access/secrets/mine."""
 
-    def __init__(self, on_job=lambda cluster, job: None):
+    def __init__(self, on_job=lambda cluster, job: None, host="127.0.0.1", certificate=None):
         self.objects = {}
         self.version = 0
         self.lock = threading.RLock()
@@ -86,10 +87,14 @@ class Cluster:
         self.changes = []
         self.on_job = on_job
         handler = type("Handler", (Handler,), {"cluster": self})
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.server = ThreadingHTTPServer((host, 0), handler)
         self.server.daemon_threads = True
+        if certificate is not None:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(*certificate)
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.url = f"http://{host}:{self.server.server_port}"
 
     def close(self):
         self.server.shutdown()
