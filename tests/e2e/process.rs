@@ -225,6 +225,123 @@ async fn c58_reload() {
     }
 }
 
+/// With `config_hot_reload: false` files may change at any time; SIGHUP takes them over.
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_reloads_what_is_not_watched() {
+    for layout in [Layout::AllInOne, Layout::Split] {
+        let mut world = World::start(layout, "runtime_flags: {config_hot_reload: false}\n").await;
+        let ann = world.cluster.browser();
+        let url = world.cluster.url("app", "/");
+        world.sign_in(&ann, &url, "ann").await;
+        let file = world.cluster.config_file();
+        let everybody = std::fs::read_to_string(&file).unwrap();
+        by_rename(&file, &only_bob(&everybody));
+        // Longer than a watched file would take.
+        let unchanged = Instant::now();
+        while unchanged.elapsed() < Duration::from_secs(2) {
+            assert_eq!(
+                ann.get(&url).await.status,
+                StatusCode::OK,
+                "not asked to reload"
+            );
+        }
+        let hang_up = |cluster: &Cluster| cluster.processes.iter().for_each(|it| it.signal("HUP"));
+        hang_up(&world.cluster);
+        until_answer(&ann, &url, StatusCode::FORBIDDEN, "and SIGHUP").await;
+
+        let before = complaints(&mut world.cluster);
+        by_rename(&file, "routes: [{from: nowhere}]\n");
+        hang_up(&world.cluster);
+        wait::until("a complaint", Duration::from_secs(5), async || {
+            if complaints(&mut world.cluster) > before {
+                Ok(())
+            } else {
+                Err("none")
+            }
+        })
+        .await;
+        assert_eq!(ann.get(&url).await.status, StatusCode::FORBIDDEN);
+
+        by_rename(&file, &everybody);
+        hang_up(&world.cluster);
+        until_answer(&ann, &url, StatusCode::OK, "and SIGHUP").await;
+        for process in &mut world.cluster.processes {
+            assert!(process.has_ended().is_none(), "{}", process.name);
+        }
+    }
+}
+
+/// Secrets rotate while people are signed in: add the new one as second everywhere, then make it
+/// the first, then remove the old one.
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_rotate_without_signing_anybody_out() {
+    const NEW_SHARED: &str = "cm90YXRlZCBzaGFyZWQgc2VjcmV0LCAzMiBieXRlcy4=";
+    const NEW_COOKIE: &str = "cm90YXRlZCBjb29raWUgc2VjcmV0LCAzMiBieXRlcy4=";
+    let world = World::start(Layout::Split, "").await;
+    let url = world.cluster.url("app", "/");
+    let keys = world.cluster.url("app", "/.well-known/pomerium/jwks.json");
+    let file = world.cluster.config_file();
+    let old = std::fs::read_to_string(&file).unwrap();
+    let with = |make: fn(&str, &str) -> String| {
+        let mut text = old.clone();
+        for (key, new) in [("shared_secret", NEW_SHARED), ("cookie_secret", NEW_COOKIE)] {
+            let line = text.lines().find(|line| line.starts_with(key)).unwrap();
+            let before = line.split('\'').nth(1).unwrap();
+            let after = format!("{key}: {}", make(before, new));
+            text = text.replace(line, &after);
+        }
+        text
+    };
+    let ann = world.cluster.browser();
+    world.sign_in(&ann, &url, "ann").await;
+    let kids = async || -> Vec<String> {
+        let published = ann.get(&keys).await.json();
+        let keys = published["keys"].as_array().unwrap().iter();
+        keys.map(|key| key["kid"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let before = kids().await;
+    assert_eq!(before.len(), 1);
+    for (what, text, published) in [
+        ("added", with(|old, new| format!("[{old}, {new}]")), 2),
+        ("first", with(|old, new| format!("[{new}, {old}]")), 2),
+    ] {
+        let was = kids().await;
+        by_rename(&file, &text);
+        wait::until(what, Duration::from_secs(10), async || {
+            let now = kids().await;
+            if now.len() == published && now != was {
+                Ok(())
+            } else {
+                Err(now)
+            }
+        })
+        .await;
+        assert!(
+            kids().await.contains(&before[0]),
+            "verifiers still find the old key"
+        );
+        assert_eq!(ann.get(&url).await.status, StatusCode::OK, "{what}");
+        let bob = world.cluster.browser();
+        let greeted = world.sign_in(&bob, &url, "bob").await;
+        assert_eq!(greeted.status, StatusCode::OK, "{what}: {}", greeted.text());
+    }
+    // Who signed in under the new secret stays; the old one opens nothing any more.
+    let eve = world.cluster.browser();
+    world.sign_in(&eve, &url, "eve").await;
+    by_rename(&file, &with(|_, new| format!("'{new}'")));
+    wait::until("removed", Duration::from_secs(10), async || {
+        let status = ann.get(&url).await.status;
+        if status == StatusCode::FOUND {
+            Ok(())
+        } else {
+            Err(status)
+        }
+    })
+    .await;
+    assert_eq!(eve.get(&url).await.status, StatusCode::OK);
+}
+
 /// How many lines of the process that decides are errors about the configuration.
 fn complaints(cluster: &mut Cluster) -> usize {
     let output = cluster.process("authorize").output();

@@ -1,5 +1,6 @@
 //! One of the programs by itself, with a configuration of the test's own.
 
+use std::ffi::OsStr;
 use std::process::Command;
 use std::time::Duration;
 
@@ -19,12 +20,26 @@ pub struct Program {
 impl Program {
     /// `{SITE}` in the configuration stands for the site's directory.
     pub fn start(site: &Site, name: &str, config: &str, environment: &[(&str, &str)]) -> Self {
+        Self::start_under(&[], site, name, config, environment)
+    }
+
+    /// The same by a command that runs another, such as `setpriv` or `prlimit` with arguments.
+    pub fn start_under(
+        runner: &[&str],
+        site: &Site,
+        name: &str,
+        config: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
         let path = site.path("config.yaml");
         let text = config.replace("{SITE}", &site.directory.path().display().to_string());
         std::fs::write(&path, text).expect("the configuration is written");
         let health = ports::row(1);
-        let mut command = Command::new(binary(name));
+        let program = binary(name);
+        let mut words = runner.iter().map(OsStr::new).chain([program.as_os_str()]);
+        let mut command = Command::new(words.next().expect("at least the program"));
         command
+            .args(words)
             .arg("--config")
             .arg(path)
             .env("HEALTH_CHECK_ADDR", format!("127.0.0.1:{health}"))

@@ -38,6 +38,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use postern_common::config::Config;
 use postern_common::lifecycle::Lifecycle;
+use postern_common::net::listen::{ListenError, Share, listen};
 use postern_common::rpc::token::TokenKeys;
 use postern_common::rpc::transport::Transport;
 use postern_common::tls::TlsError;
@@ -90,11 +91,10 @@ impl Authenticate {
 pub enum RunError {
     #[error("authenticate has no address to listen on: set `address`")]
     NoAddress,
-    #[error(
-        "cannot listen on {address}; is another process using the port, or does a port \
-         below 1024 need CAP_NET_BIND_SERVICE or another `address`?"
-    )]
-    Bind {
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("address {address}: cannot listen there")]
+    Register {
         address: SocketAddr,
         source: std::io::Error,
     },
@@ -122,7 +122,7 @@ pub async fn follow(
 /// The service on its own listener, as in split mode. Returns once it listens; what follows runs
 /// in tasks of `lifecycle`. Its readiness depends on nobody else's: without the databroker or the
 /// provider it answers with pages that say so.
-pub async fn run(
+pub fn run(
     config: watch::Receiver<Arc<Config>>,
     databroker: Transport,
     http: HttpClient,
@@ -132,9 +132,9 @@ pub async fn run(
     let current = Arc::clone(&config.borrow());
     let address = current.listen.public.ok_or(RunError::NoAddress)?;
     let tls = ListenerTls::new(&current)?;
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|source| RunError::Bind { address, source })?;
+    let listener = listen("address", address, Share::No)?;
+    let listener =
+        TcpListener::from_std(listener).map_err(|source| RunError::Register { address, source })?;
     let service = Authenticate::new(current, databroker, http);
     let router = router(Arc::clone(&service));
     let (followed, serving) = (lifecycle.clone(), lifecycle.clone());

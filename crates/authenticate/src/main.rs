@@ -25,6 +25,6 @@ async fn start(launched: Launched) -> Result<(), StartError> {
     let peers = Peers::of(&launched)?;
     let databroker = peers.transport(&config, Service::Databroker)?;
     let http = peers.https_client()?.into();
-    postern_authenticate::run(launched.config, databroker, http, &launched.lifecycle).await?;
+    postern_authenticate::run(launched.config, databroker, http, &launched.lifecycle)?;
     Ok(())
 }

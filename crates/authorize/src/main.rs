@@ -32,7 +32,7 @@ async fn start(launched: Launched) -> Result<(), StartError> {
         &launched.metrics,
         &launched.lifecycle,
     );
-    grpc::serve(&launched, authorize.routes(), &[Service::Authorize]).await?;
+    grpc::serve(&launched, authorize.routes(), &[Service::Authorize])?;
     launched
         .lifecycle
         .spawn_critical("authorize", authorize.run());

@@ -14,15 +14,16 @@ use std::sync::Arc;
 
 use clap::Parser;
 use jiff::Timestamp;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::watch::{ReloadOutcome, Watch, log_all};
 use crate::config::{Config, Origin, ProcessSecrets, ServerTls, Service, load};
 use crate::lifecycle::health::Health;
-use crate::lifecycle::{DrainTiming, Lifecycle};
+use crate::lifecycle::{DrainTiming, Lifecycle, descriptors};
 use crate::rpc::token::TokenKeys;
 use crate::telemetry::log::{Levels, Log, chain};
-use crate::telemetry::metrics::{self, BasicAuth, ConfigMetrics, Metrics};
+use crate::telemetry::metrics::{self, ConfigMetrics, Metrics};
 
 pub use health::HealthArgs;
 
@@ -111,6 +112,7 @@ where
         }
     };
     log_all(&loaded.diagnostics);
+    descriptors::raise();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .thread_name("control")
         .enable_all()
@@ -162,7 +164,9 @@ enum PrepareError {
     #[error("cannot listen for signals")]
     Signals(#[source] std::io::Error),
     #[error(transparent)]
-    SideServer(#[from] crate::lifecycle::side_server::SideServerError),
+    Health(#[from] crate::lifecycle::side_server::SideServerError),
+    #[error(transparent)]
+    Metrics(#[from] metrics::EndpointError),
 }
 
 /// Everything that is there before the service: signals, health, metrics, reload.
@@ -175,6 +179,8 @@ fn prepare(
     lifecycle
         .listen_for_signals()
         .map_err(PrepareError::Signals)?;
+    // At once: a SIGHUP that nobody listens for ends the process.
+    let hangup = signal(SignalKind::hangup()).map_err(PrepareError::Signals)?;
     let config = Arc::clone(&receiver.borrow());
     let health = Health::start(lifecycle, config.listen.health)?;
 
@@ -188,21 +194,24 @@ fn prepare(
     metrics.add_process(lifecycle.parts());
     let reloads = ConfigMetrics::new(&metrics, &label);
     tell(&reloads, &config);
-    if let Some(options) = &config.metrics {
-        let auth = options
-            .basic_auth
-            .as_ref()
-            .map(|auth| BasicAuth::new(&auth.user, &auth.password));
-        metrics::serve(&metrics, options.address, auth, lifecycle.stopping())?;
-    }
+    let endpoint = config
+        .metrics
+        .as_ref()
+        .map(|options| metrics::Endpoint::start(&metrics, options, lifecycle.stopping()))
+        .transpose()?;
 
     let keys = TokenKeys::new(config.secrets.shared.clone());
     let (levels, followed) = (log.levels(), keys.clone());
     lifecycle.spawn(
-        watch.run(lifecycle.stopping(), move |outcome| match outcome {
+        watch.run(lifecycle.stopping(), hangup, move |outcome| match outcome {
             ReloadOutcome::Applied { config, .. } => {
                 levels.set(Levels::from(&config.log));
                 followed.replace(config.secrets.shared.clone());
+                if let (Some(endpoint), Some(options)) = (&endpoint, &config.metrics)
+                    && let Err(error) = endpoint.follow(options)
+                {
+                    tracing::error!(error = chain(&error), "metrics keep their certificate");
+                }
                 tell(&reloads, config);
             }
             ReloadOutcome::Rejected { .. } => reloads.refused(),

@@ -26,6 +26,6 @@ fn main() -> ExitCode {
 async fn run(launched: Launched) -> Result<(), RunError> {
     let databroker = postern_databroker::start(&launched)?;
     let routes = databroker.routes(launched.keys.clone());
-    grpc::serve(&launched, routes, &[Service::Databroker]).await?;
+    grpc::serve(&launched, routes, &[Service::Databroker])?;
     Ok(())
 }

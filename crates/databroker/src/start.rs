@@ -10,7 +10,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::Databroker;
 use crate::feed::State;
 use crate::manager::{self, ManagerError};
 use crate::storage::local::{Local, OpenError};
@@ -19,6 +18,7 @@ use crate::storage::postgres::{self, Postgres};
 use crate::storage::sealed::Payloads;
 use crate::storage::{Storage, StorageError};
 use crate::tidy::Housekeeping;
+use crate::{Databroker, causes};
 
 /// The storage can't be used, and waiting would not help.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +31,7 @@ pub enum StartError {
     ConnectionString(#[from] SettingsError),
     #[error("name resolution")]
     Resolver(#[from] LookupError),
-    #[error("Postgres, as databroker_storage_connection_string asks for it")]
+    #[error("Postgres, as databroker_storage_connection_string has it")]
     Postgres(#[from] postgres::StartError),
     #[error(transparent)]
     Manager(#[from] ManagerError),
@@ -77,6 +77,16 @@ pub fn start(launched: &Launched) -> Result<Databroker, StartError> {
     Ok(databroker)
 }
 
+/// What a start would refuse whatever the world is like: a connection string that cannot be read,
+/// or that names certificates that cannot be used.
+pub fn check(config: &Config) -> Result<(), StartError> {
+    if let StorageOptions::Postgres { connection_string } = &config.storage {
+        let settings = Settings::parse(connection_string, &environment)?;
+        Postgres::check(&settings)?;
+    }
+    Ok(())
+}
+
 fn open(
     config: &Config,
     payloads: Payloads,
@@ -104,6 +114,10 @@ async fn follow(mut config: watch::Receiver<Arc<Config>>, payloads: Payloads) {
         if before != new.storage {
             before = new.storage.clone();
             tracing::warn!("another storage is configured; it is used from the next start on");
+            if let Err(error) = check(&new) {
+                let error = causes(&error);
+                tracing::error!(error, "the next start will refuse it");
+            }
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-use postern_common::config::diagnostic::{Diagnostics, Severity};
+use postern_common::config::diagnostic::{Diagnostic, Diagnostics, Severity, code};
 use postern_common::config::{Config, Origin, ProcessSecrets, load};
+use postern_common::telemetry::log::chain;
 
 /// What turns a warning into an error.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -11,7 +12,7 @@ pub enum Strictness {
     /// What a start would say.
     #[default]
     AsStart,
-    /// `--strict`: unknown keys, published secrets and clear text are errors.
+    /// `--strict`: warnings are errors too, except of what is exposed by choice.
     Strict,
 }
 
@@ -35,6 +36,12 @@ pub struct CheckReport {
 pub fn check(origin: &Origin, strictness: Strictness, explain: Explain) -> CheckReport {
     let loaded = load(origin, &ProcessSecrets::default());
     let mut diagnostics = loaded.diagnostics;
+    // What only databroker can read of it.
+    if let Some(config) = &loaded.config
+        && let Err(refusal) = postern_databroker::check(config)
+    {
+        diagnostics.push(Diagnostic::error(code::INVALID_VALUE, chain(&refusal)));
+    }
     if strictness == Strictness::Strict {
         diagnostics = diagnostics.strict();
     }
@@ -171,6 +178,7 @@ routes:
             assert!(report.text.contains(part), "{part}: {}", report.text);
         }
         let fine = PAGE.replace("WwMt", "AwMt").replace("9OkZ", "AOkZ");
+        let fine = format!("{fine}insecure_server: true\n");
         let odd = format!("{fine}cookie_nam: x\n");
         assert!(check_text(&odd, Strictness::AsStart, Explain::No).0.valid);
         let (strict, _) = check_text(&odd, Strictness::Strict, Explain::No);
@@ -179,6 +187,64 @@ routes:
             "{}",
             strict.text
         );
-        assert!(check_text(&fine, Strictness::Strict, Explain::No).0.valid);
+        let (exposed, _) = check_text(
+            &format!("{fine}cookie_domain: example.com\n"),
+            Strictness::Strict,
+            Explain::No,
+        );
+        assert!(exposed.valid, "{}", exposed.text);
+        for warned in [
+            fine.replace("https://idp.", "http://idp."),
+            fine.replace("insecure_server: true", ""),
+            format!("{fine}autocert: true\n"),
+        ] {
+            assert!(
+                check_text(&warned, Strictness::AsStart, Explain::No)
+                    .0
+                    .valid
+            );
+            let (strict, _) = check_text(&warned, Strictness::Strict, Explain::No);
+            assert!(!strict.valid, "{}", strict.text);
+        }
+    }
+
+    #[test]
+    fn what_databroker_would_refuse_is_told() {
+        let said = |connection: &str, services: &str| {
+            let text = format!(
+                "{PAGE}services: {services}\ndatabroker_storage_type: postgres\n\
+                 databroker_storage_connection_string: '{connection}'\n"
+            );
+            check_text(&text, Strictness::AsStart, Explain::No).0
+        };
+        let good = "postgres://u:hunter2@pg-a,pg-b/db?sslmode=verify-full";
+        assert!(said(good, "all").valid, "{}", said(good, "all").text);
+        for (bad, words) in [
+            ("postgres://u@pg/db?sslmode=always", "sslmode"),
+            (
+                "postgres://u@pg/db?target_session_attrs=read-only",
+                "read-write",
+            ),
+            (
+                "postgres://u@pg/db?sslrootcert=/nowhere.pem&sslmode=verify-ca",
+                "/nowhere.pem",
+            ),
+            ("postgres://u@pg/db?sslcert=/nowhere.pem", "sslkey"),
+        ] {
+            let report = said(bad, "databroker");
+            assert!(!report.valid, "{bad}");
+            assert!(report.text.contains(words), "{bad}: {}", report.text);
+            assert!(
+                report.text.contains("databroker_storage_connection_string"),
+                "{}",
+                report.text
+            );
+            assert!(said(bad, "authenticate").valid, "only databroker opens it");
+        }
+        assert!(
+            !said("postgres://u:hunter2@pg/db?sslmode=always", "all")
+                .text
+                .contains("hunter2")
+        );
     }
 }

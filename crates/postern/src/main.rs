@@ -42,7 +42,7 @@ enum Command {
 struct CheckArgs {
     /// The configuration; without it, what a start would read
     file: Option<PathBuf>,
-    /// Unknown keys, published secrets and clear text are errors
+    /// Warnings are errors too, except of what is exposed by choice
     #[arg(long)]
     strict: bool,
     /// Tell routes and their policies in words
@@ -53,7 +53,9 @@ struct CheckArgs {
 fn main() -> ExitCode {
     let arguments = Arguments::parse_from(launch::command_line());
     match arguments.command {
-        None => launch::process(arguments.config, None, postern::run::run),
+        None => launch::process(arguments.config, None, |launched| {
+            std::future::ready(postern::run::run(launched))
+        }),
         Some(Command::Demo(args)) => block_on(demo::run(args)),
         Some(Command::KubernetesSecrets(args)) => block_on(kubernetes_secrets::run(args)),
         Some(Command::Check(args)) => run_check(args, arguments.config),

@@ -31,7 +31,7 @@ pub enum RunError {
 }
 
 /// Starts every service of this process. What fails here is not a matter of waiting.
-pub async fn run(launched: Launched) -> Result<(), RunError> {
+pub fn run(launched: Launched) -> Result<(), RunError> {
     let config = Arc::clone(&launched.config.borrow());
     let runs = |service| config.services.contains(service);
     let peers = Peers::of(&launched)?;
@@ -64,7 +64,7 @@ pub async fn run(launched: Launched) -> Result<(), RunError> {
         None
     };
 
-    serve_grpc(&launched, grpc).await?;
+    serve_grpc(&launched, grpc)?;
 
     if runs(Service::Proxy) {
         let authorizer: Arc<dyn Authorizer> = match local {
@@ -92,7 +92,7 @@ pub async fn run(launched: Launched) -> Result<(), RunError> {
         postern_proxy::start(launched.config, peers, &launched.lifecycle)?;
     } else if runs(Service::Authenticate) {
         let http = peers.https_client()?.into();
-        postern_authenticate::run(launched.config, databroker, http, &launched.lifecycle).await?;
+        postern_authenticate::run(launched.config, databroker, http, &launched.lifecycle)?;
     }
     Ok(())
 }
@@ -114,7 +114,7 @@ fn sign_in_here(
     Ok(router)
 }
 
-async fn serve_grpc(launched: &Launched, parts: Vec<(Service, Routes)>) -> Result<(), GrpcError> {
+fn serve_grpc(launched: &Launched, parts: Vec<(Service, Routes)>) -> Result<(), GrpcError> {
     let services: Vec<_> = parts.iter().map(|(service, _)| *service).collect();
     let merged = parts
         .into_iter()
@@ -122,7 +122,7 @@ async fn serve_grpc(launched: &Launched, parts: Vec<(Service, Routes)>) -> Resul
         // Each answers what it does not know; only one of them can.
         .reduce(|all, next| all.merge(next.reset_fallback()));
     match merged {
-        Some(router) => grpc::serve(launched, Routes::from(router), &services).await,
+        Some(router) => grpc::serve(launched, Routes::from(router), &services),
         None => Ok(()),
     }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicUsize;
 use arc_swap::ArcSwap;
 use postern_common::authz::Authorizer;
 use postern_common::lifecycle::{Lifecycle, Phase};
+use postern_common::net::accept::Failures;
 use postern_common::rpc::Transport;
 use postern_common::rpc::token::TokenKeys;
 use tokio::sync::watch;
@@ -31,8 +32,11 @@ pub(crate) struct Shared {
     pub metrics: Arc<ProxyMetrics>,
     /// The multi-thread runtime for what is no request.
     pub control: tokio::runtime::Handle,
-    /// Connections of clients.
+    /// Connections of clients, over all cores.
     pub connections: AtomicUsize,
+    /// How many there may be: the next one is closed at once.
+    pub max_connections: usize,
+    pub accept_failures: Failures,
 }
 
 /// One core's own. Nothing in it leaves its thread, so nothing in it needs a lock.

@@ -16,7 +16,7 @@ pub(crate) const GOODBYE: Duration = Duration::from_secs(2);
 /// are at most 100, hyper's own limit: a larger one costs an allocation for each request.
 pub(crate) const HEAD_BYTES: usize = 128 * 1024;
 
-/// Connections of clients, over all cores.
+/// Connections of clients, over all cores; fewer where file descriptors allow for fewer.
 pub(crate) const CLIENT_CONNECTIONS: usize = 50_000;
 
 /// Requests at once on one HTTP/2 connection of a client.
@@ -97,6 +97,3 @@ pub(crate) const DATABROKER_CALL: Duration = Duration::from_secs(5);
 
 /// Authenticate, called in this process.
 pub(crate) const AUTHENTICATE_CALL: Duration = Duration::from_secs(60);
-
-/// After a failed `accept`, such as too many open files.
-pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(200);

@@ -12,7 +12,8 @@ use std::sync::atomic::AtomicUsize;
 use arc_swap::ArcSwap;
 use postern_common::authz::Authorizer;
 use postern_common::config::{Config, DnsOptions};
-use postern_common::lifecycle::{Lifecycle, NotReady, Phase};
+use postern_common::lifecycle::{Lifecycle, NotReady, Phase, descriptors};
+use postern_common::net::accept::Failures;
 use postern_common::net::{LookupError, Resolver};
 use postern_common::rpc::Transport;
 use postern_common::rpc::token::TokenKeys;
@@ -56,6 +57,9 @@ pub enum RunError {
     /// No names.
     #[error("names of upstreams cannot be resolved")]
     Resolver(#[source] LookupError),
+    /// No TLS towards clients.
+    #[error("TLS of the public listener cannot be set up")]
+    Tls(#[from] crate::tls::TlsError),
     /// No trust.
     #[error("certificate_authority cannot be used")]
     Trust(#[source] TlsError),
@@ -109,7 +113,7 @@ pub async fn run_on(
     let first = Arc::clone(&config.borrow_and_update());
     let mut settings = settings(&first, 0)?;
     let in_process = peers.authenticate.is_some();
-    let snapshot = Snapshot::build(first, None, &directory, &settings, &metrics, in_process);
+    let snapshot = Snapshot::build(first, None, &directory, &settings, &metrics, in_process)?;
     let shared = Arc::new(Shared {
         snapshot: ArcSwap::from_pointee(snapshot),
         authorizer: peers.authorizer,
@@ -120,6 +124,8 @@ pub async fn run_on(
         metrics,
         control,
         connections: AtomicUsize::new(0),
+        max_connections: descriptors::connections(limits::CLIENT_CONNECTIONS),
+        accept_failures: Failures::new("proxy"),
     });
     let address = listeners.address();
     if let Some(listener) = listeners.redirect {
@@ -180,6 +186,14 @@ fn reload(
         metrics,
         in_process,
     );
+    let new = match new {
+        Ok(new) => new,
+        Err(error) => {
+            let reason = postern_common::telemetry::log::chain(&error);
+            tracing::error!(reason, "a configuration cannot be taken over by proxy");
+            return;
+        }
+    };
     let checksum = new.config.checksum;
     shared.snapshot.store(Arc::new(new));
     tracing::info!(checksum, "proxy has taken a new configuration over");

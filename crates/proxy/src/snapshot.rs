@@ -20,7 +20,7 @@ use crate::access_log::Fields;
 use crate::forward::headers::HeaderRules;
 use crate::metrics::{ProxyMetrics, RouteMetrics};
 use crate::refuse::Stop;
-use crate::tls::PublicTls;
+use crate::tls::{PublicTls, TlsError};
 use crate::upstream::Cluster;
 use crate::upstream::directory::{Directory, Settings};
 use crate::upstream::tls::Names;
@@ -89,7 +89,7 @@ impl Snapshot {
         settings: &Settings,
         metrics: &ProxyMetrics,
         authenticate_in_process: bool,
-    ) -> Self {
+    ) -> Result<Self, TlsError> {
         let ports = IncomingPorts::from_flag(config.flags.match_any_incoming_port);
         let prepare = |route: &Arc<Route>| {
             let name = if route.name.is_empty() {
@@ -120,7 +120,7 @@ impl Snapshot {
             };
             (route.id.clone(), Arc::new(prepared))
         };
-        Self {
+        Ok(Self {
             routes: RouteTable::new(&config.routes, ports),
             prepared: config.routes.iter().map(prepare).collect(),
             headers: Arc::new(HeaderRules::new(
@@ -129,13 +129,13 @@ impl Snapshot {
                 config.http.append_forwarded_for,
                 config.http.trusted_hops,
             )),
-            tls: public_tls(&config, before),
+            tls: public_tls(&config, before)?,
             look: Look::new(&config.branding),
             log_fields: Arc::new(Fields::new(config.log.access_fields.as_deref())),
             redirect_targets: Targets::of(&config),
             authenticate: authenticate(&config, directory, settings, authenticate_in_process),
             config,
-        }
+        })
     }
 
     /// The route of a request.
@@ -205,24 +205,20 @@ fn destination(
 }
 
 /// The same certificates keep the same TLS state, and with it the tickets that clients hold.
-fn public_tls(config: &Config, before: Option<&Snapshot>) -> Option<Arc<PublicTls>> {
+fn public_tls(
+    config: &Config,
+    before: Option<&Snapshot>,
+) -> Result<Option<Arc<PublicTls>>, TlsError> {
     let ServerTls::Certificates(certificates) = &config.server_tls else {
-        return None;
+        return Ok(None);
     };
     let kept = before
         .and_then(|before| before.tls.as_ref())
         .filter(|tls| tls.serves(certificates, config));
     if let Some(tls) = kept {
-        return Some(Arc::clone(tls));
+        return Ok(Some(Arc::clone(tls)));
     }
-    match PublicTls::new(certificates, config) {
-        Ok(tls) => Some(Arc::new(tls)),
-        Err(error) => {
-            let reason = postern_common::telemetry::log::chain(&error);
-            tracing::error!(reason, "TLS settings cannot be used; those before stay");
-            before.and_then(|before| before.tls.clone())
-        }
-    }
+    PublicTls::new(certificates, config).map(|tls| Some(Arc::new(tls)))
 }
 
 fn authenticate(

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use postern_common::config::{Config, DownstreamMtls, MtlsEnforcement, ServerCertificate};
+use postern_common::crypto::keys::SecretKey;
+use postern_common::tls;
+use postern_common::tls::tickets::{SettingsHash, SharedTickets};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{
-    ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
-};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{
     DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
@@ -21,6 +22,8 @@ pub(crate) struct PublicTls {
     pub server: Arc<ServerConfig>,
     certificates: Arc<Certificates>,
     client_certificates: ClientCertificates,
+    /// Tickets are sealed with them.
+    secrets: Vec<SecretKey>,
 }
 
 /// What is asked of clients, to tell whether a reload changes it.
@@ -34,13 +37,11 @@ struct ClientCertificates {
 
 /// Why TLS could not be set up.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TlsError {
+pub enum TlsError {
     #[error("TLS versions and suites do not fit together")]
     Setup(#[source] rustls::Error),
-    #[error("session tickets cannot be made")]
-    Tickets(#[source] rustls::Error),
     #[error("downstream_mtls: client certificates cannot be verified")]
-    Clients(#[source] rustls::server::VerifierBuilderError),
+    Clients(#[source] tls::TlsError),
 }
 
 impl PublicTls {
@@ -64,16 +65,18 @@ impl PublicTls {
             postern_common::config::Codec::Http1 => vec![b"http/1.1".to_vec()],
             postern_common::config::Codec::Http2 => vec![b"h2".to_vec()],
         };
-        // Stateless tickets with a key of their own for each set of settings, so that a session
-        // never resumes across certificates or client-certificate rules. One ticket a handshake:
-        // with none, clients wait for a delayed acknowledgement.
-        server.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Tickets)?;
+        // A session never resumes across certificates or client-certificate rules. One ticket a
+        // handshake: with none, clients wait for a delayed acknowledgement.
+        let client_certificates = ClientCertificates::of(config);
+        let settings = settings(certificates, &client_certificates);
+        server.ticketer = Arc::new(SharedTickets::new(&config.secrets.shared, settings));
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 1;
         Ok(Self {
             server: Arc::new(server),
             certificates: resolver,
-            client_certificates: ClientCertificates::of(config),
+            client_certificates,
+            secrets: config.secrets.shared.clone(),
         })
     }
 
@@ -85,6 +88,7 @@ impl PublicTls {
         self.certificates.0.len() == certificates.len()
             && self.certificates.0.iter().zip(certificates).all(same)
             && self.client_certificates == ClientCertificates::of(config)
+            && self.secrets == config.secrets.shared
     }
 
     /// Whether a connection that was opened for `sni` may carry requests for `host`: the same
@@ -116,6 +120,26 @@ impl ClientCertificates {
             codec: config.http.codec,
         }
     }
+}
+
+/// What tells listeners apart between which no session resumes.
+fn settings(certificates: &[Arc<ServerCertificate>], clients: &ClientCertificates) -> SettingsHash {
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for certificate in certificates {
+        parts.push(b"certificate");
+        parts.extend(certificate.key.cert.iter().map(AsRef::<[u8]>::as_ref));
+    }
+    parts.push(b"roots");
+    parts.extend(clients.roots.iter().map(AsRef::<[u8]>::as_ref));
+    parts.push(b"revocation lists");
+    parts.extend(clients.revocation_lists.iter().map(Vec::as_slice));
+    let rule = if clients.required {
+        "required"
+    } else {
+        "judged"
+    };
+    parts.push(rule.as_bytes());
+    SettingsHash::of(parts)
 }
 
 /// Exact names before wildcards before the first one (C84).
@@ -175,17 +199,7 @@ fn client_verifier(
             hints,
         }));
     }
-    let lists = mtls.revocation_lists.iter();
-    let lists = lists.map(|der| CertificateRevocationListDer::from(der.clone()));
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
-            .with_crls(lists)
-            .only_check_end_entity_revocation()
-            .allow_unknown_revocation_status()
-            .enforce_revocation_expiration()
-            .build()
-            .map_err(TlsError::Clients)?;
-    Ok(verifier)
+    tls::require_clients_of(&mtls.roots, &mtls.revocation_lists).map_err(TlsError::Clients)
 }
 
 /// Any client certificate, or none: authorize judges it, with the request in view. The handshake
@@ -283,5 +297,110 @@ mod tests {
         assert_eq!(chosen(Some("x.y.dev.corp.test")), "first.test");
         assert_eq!(chosen(Some("unknown.test")), "first.test");
         assert_eq!(chosen(None), "first.test");
+    }
+
+    fn config(shared: u8, mtls: Option<DownstreamMtls>) -> Arc<Config> {
+        let secret = |byte| SecretKey::from_bytes([byte; 32]).to_base64();
+        let text = format!(
+            "authenticate_service_url: https://auth.test\ninsecure_server: true\n\
+             shared_secret: {}\ncookie_secret: {}\n",
+            secret(shared),
+            secret(99)
+        );
+        let loaded = postern_common::config::load_text(
+            std::path::Path::new("config.yaml"),
+            &text,
+            &postern_common::config::source::Environment::default(),
+            &postern_common::config::ProcessSecrets::default(),
+        );
+        let mut config = Arc::into_inner(loaded.config.unwrap()).unwrap();
+        config.downstream_mtls = mtls;
+        Arc::new(config)
+    }
+
+    fn mtls(root: &ServerCertificate, enforcement: MtlsEnforcement) -> DownstreamMtls {
+        DownstreamMtls {
+            roots: root.key.cert.clone(),
+            revocation_lists: Vec::new(),
+            enforcement,
+            subject_alt_names: Vec::new(),
+            max_depth: Some(1),
+        }
+    }
+
+    /// A client that keeps its tickets and meets one server after the other.
+    struct Client(Arc<rustls::ClientConfig>);
+
+    impl Client {
+        fn new(trusted: &ServerCertificate) -> Self {
+            let mut roots = RootCertStore::empty();
+            roots.add(trusted.key.cert[0].clone()).unwrap();
+            let config = rustls::ClientConfig::builder_with_provider(Arc::new(
+                aws_lc_rs::default_provider(),
+            ))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+            Self(Arc::new(config))
+        }
+
+        fn resumes_at(&self, server: &PublicTls) -> bool {
+            let name = rustls::pki_types::ServerName::try_from("app.test").unwrap();
+            let mut client = rustls::ClientConnection::new(Arc::clone(&self.0), name).unwrap();
+            let mut server = rustls::ServerConnection::new(Arc::clone(&server.server)).unwrap();
+            let mut wire = Vec::new();
+            while client.wants_write() || server.wants_write() {
+                while client.wants_write() {
+                    client.write_tls(&mut wire).unwrap();
+                }
+                let mut rest = wire.as_slice();
+                while !rest.is_empty() {
+                    server.read_tls(&mut rest).unwrap();
+                    server.process_new_packets().unwrap();
+                }
+                wire.clear();
+                while server.wants_write() {
+                    server.write_tls(&mut wire).unwrap();
+                }
+                let mut rest = wire.as_slice();
+                while !rest.is_empty() {
+                    client.read_tls(&mut rest).unwrap();
+                    client.process_new_packets().unwrap();
+                }
+                wire.clear();
+            }
+            client.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
+        }
+    }
+
+    #[test]
+    fn s40_a_session_resumes_at_another_proxy_and_never_across_settings() {
+        let shown = [certificate(&["app.test"])];
+        let proxy = |shared, mtls| PublicTls::new(&shown, &config(shared, mtls)).unwrap();
+        let (a, b) = (proxy(1, None), proxy(1, None));
+        let client = Client::new(&shown[0]);
+        assert!(!client.resumes_at(&a));
+        assert!(client.resumes_at(&b));
+        assert!(client.resumes_at(&a));
+
+        let judged = MtlsEnforcement::Policy;
+        let other = [certificate(&["app.test"])];
+        for different in [
+            proxy(2, None),
+            proxy(1, Some(mtls(&shown[0], judged))),
+            proxy(1, Some(mtls(&other[0], judged))),
+        ] {
+            let client = Client::new(&shown[0]);
+            assert!(!client.resumes_at(&a));
+            assert!(!client.resumes_at(&different));
+        }
+        let renewed = PublicTls::new(&other, &config(1, None)).unwrap();
+        assert!(!renewed.serves(&shown, &config(1, None)));
+        assert!(
+            !a.serves(&shown, &config(2, None)),
+            "tickets follow the secret"
+        );
+        assert!(a.serves(&shown, &config(1, None)));
     }
 }

@@ -8,7 +8,7 @@ use super::place::{Place, SourceText};
 pub enum Severity {
     /// Worth knowing; nothing to do.
     Note,
-    /// Works, but probably not as meant. `check --strict` refuses some of them.
+    /// Works, but probably not as meant. `check --strict` refuses it.
     Warning,
     /// This configuration is not used.
     Error,
@@ -46,7 +46,7 @@ pub mod code {
     pub const SHADOWED: &str = "shadowed-route";
     pub const DIFFERENCE: &str = "differs-from-pomerium";
     pub const INSECURE: &str = "insecure";
-    /// More hosts or people than one may think get to see something.
+    /// More hosts or people than one may think get to see something, by choice.
     pub const EXPOSED: &str = "exposed";
 }
 
@@ -271,15 +271,12 @@ impl Diagnostics {
         self.iter().filter(|d| d.severity == severity).count()
     }
 
-    /// As `check --strict` sees them: unknown keys and what endangers people are errors.
+    /// As `check --strict` sees them: every warning is an error, except of what somebody chose to
+    /// expose.
     #[must_use]
     pub fn strict(mut self) -> Self {
         for diagnostic in &mut self.0 {
-            let refused = matches!(
-                diagnostic.code,
-                code::UNKNOWN_KEY | code::PUBLIC_SECRET | code::INSECURE
-            );
-            if refused && diagnostic.severity == Severity::Warning {
+            if diagnostic.severity == Severity::Warning && diagnostic.code != code::EXPOSED {
                 diagnostic.severity = Severity::Error;
             }
         }

@@ -171,17 +171,22 @@ fn config(load: &mut Load<'_>, map: &Map, origin: &Origin) -> Option<Config> {
     };
     check_keys(load, root, ROUTE, "in an entry of `routes`");
     let services = services::services(load, root, origin.only)?;
-    let server_tls = certificates::server_tls(load, root, &services);
+    let secrets = secrets::secrets(load, root, &services);
+    let derived = certificates::derived(load, root, secrets.as_ref());
+    let shown = certificates::shown(load, root, &services, derived.as_ref());
+    let server_tls = shown
+        .as_ref()
+        .and_then(|shown| shown.public(load, root, &services));
     // Where TLS failed the rest is still read, as if it had not.
     let tls = server_tls.clone().unwrap_or(super::options::ServerTls::Off);
     let listen = services::listen(load, root, &services, &tls);
-    let certificate_authorities = certificates::authorities(load, root);
+    let mut certificate_authorities = certificates::authorities(load, root);
+    certificate_authorities.extend(derived.into_iter().flat_map(|derived| derived.authorities));
     let urls = services::urls(load, root, &services);
-    let grpc = services::grpc(load, root, &services);
-    let secrets = secrets::secrets(load, root, &services);
+    let grpc = services::grpc(load, root, &services, shown.as_ref());
     let signing_keys = secrets
         .as_ref()
-        .and_then(|secrets| secrets::signing_keys(load, root, secrets));
+        .and_then(|secrets| secrets::signing_keys(load, root, secrets, &services));
     let provider = sign_in::provider(load, root, &services);
     let jwt_verifiers = sign_in::verifiers(load, root);
     let cookie = sign_in::cookie(load, root);
@@ -190,9 +195,13 @@ fn config(load: &mut Load<'_>, map: &Map, origin: &Origin) -> Option<Config> {
     let http = http::http(load, root, &tls);
     let identity = http::identity(load, root);
     let dns = dns::dns(load, root);
-    let downstream_mtls = mtls::downstream_mtls(load, root);
+    let downstream_mtls = mtls::downstream_mtls(load, root, &services);
     let log = observe::log(load, root);
     let metrics = observe::metrics(load, root);
+    if let Some(listen) = &listen {
+        let metrics = metrics.as_ref().map(|metrics| metrics.address);
+        services::clashes(load, root, listen, &services, metrics);
+    }
     let branding = observe::branding(load, root);
     let flags = observe::flags(load, root);
     let signout_redirect_url = root.url(load, "signout_redirect_url").map(|url| url.value);
@@ -235,7 +244,7 @@ fn config(load: &mut Load<'_>, map: &Map, origin: &Origin) -> Option<Config> {
         server_tls: server_tls?,
         certificate_authorities,
         urls: urls?,
-        grpc,
+        grpc: grpc?,
         secrets: secrets?,
         signing_keys: signing_keys?,
         provider,

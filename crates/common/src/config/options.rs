@@ -24,7 +24,8 @@ pub struct Config {
     pub services: Services,
     pub listen: Listen,
     pub server_tls: ServerTls,
-    /// Trust for connections that Postern opens, beside the system's roots.
+    /// Trust for connections that Postern opens, beside the system's roots: `certificate_authority`
+    /// and what `tls_derive` derives.
     pub certificate_authorities: Vec<CertificateDer<'static>>,
     pub urls: ServiceUrls,
     pub grpc: Grpc,
@@ -161,7 +162,7 @@ pub enum ProxyProtocol {
     Required,
 }
 
-/// TLS towards clients, and of the gRPC listener.
+/// TLS of the public listener.
 #[derive(Debug, Clone)]
 pub enum ServerTls {
     /// `insecure_server`: clear text.
@@ -176,7 +177,7 @@ pub struct ServerCertificate {
     pub key: Arc<CertifiedKey>,
     /// DNS names of the certificate, lower case, wildcards as written.
     pub names: Vec<String>,
-    /// Made by Postern because none was configured: no HSTS over it.
+    /// Made by Postern: no HSTS over it.
     pub self_signed: bool,
     /// Unix seconds.
     pub not_after: i64,
@@ -209,9 +210,10 @@ pub struct Grpc {
     pub ext_authz: ExtAuthzCallers,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum GrpcListenerSecurity {
-    Tls,
+    /// Chosen from as for the public listener; never empty.
+    Tls(Vec<Arc<ServerCertificate>>),
     ClearText,
 }
 
@@ -583,6 +585,16 @@ pub enum LogLevel {
 pub struct MetricsOptions {
     pub address: SocketAddr,
     pub basic_auth: Option<BasicAuth>,
+    /// `None`: clear text.
+    pub tls: Option<MetricsTls>,
+}
+
+/// `metrics_certificate` and `metrics_client_ca`.
+#[derive(Debug, Clone)]
+pub struct MetricsTls {
+    pub certificate: Arc<ServerCertificate>,
+    /// Who issues the certificates that clients must show; empty: they need none.
+    pub client_authorities: Vec<CertificateDer<'static>>,
 }
 
 impl fmt::Debug for MetricsOptions {
@@ -590,6 +602,7 @@ impl fmt::Debug for MetricsOptions {
         f.debug_struct("MetricsOptions")
             .field("address", &self.address)
             .field("basic_auth", &self.basic_auth.as_ref().map(|_| "…"))
+            .field("tls", &self.tls)
             .finish()
     }
 }

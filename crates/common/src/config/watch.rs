@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use twox_hash::XxHash3_64;
 
 use super::diagnostic::{Diagnostics, Severity};
 use super::load::{Loaded, Origin, ProcessSecrets, load};
-use super::options::Config;
+use super::options::{Config, GrpcListenerSecurity, ServerTls, Service};
 
 /// How often files are looked at.
 pub const POLL: Duration = Duration::from_millis(250);
@@ -79,21 +79,21 @@ impl Watch {
         )
     }
 
-    /// Runs until `stop`. `told` hears of every change, for metrics and logs of the caller; this
+    /// Runs until `stop`; each `hangup` (SIGHUP) reloads, whatever the files look like. `told` hears of every change, for metrics and logs of the caller; this
     /// function itself logs what happened and why.
     pub async fn run(
         mut self,
         stop: CancellationToken,
+        mut hangup: Signal,
         mut told: impl FnMut(&ReloadOutcome) + Send,
     ) {
-        let mut hangup = signal(SignalKind::hangup()).ok();
         let mut poll = tokio::time::interval(POLL);
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let asked = tokio::select! {
                 () = stop.cancelled() => return,
                 _ = poll.tick() => false,
-                () = next(&mut hangup) => true,
+                Some(()) = hangup.recv() => true,
             };
             let outcome = if asked {
                 self.reload(true).await
@@ -179,15 +179,6 @@ impl Watch {
     }
 }
 
-async fn next(hangup: &mut Option<tokio::signal::unix::Signal>) {
-    match hangup {
-        Some(signal) => {
-            signal.recv().await;
-        }
-        None => std::future::pending().await,
-    }
-}
-
 async fn in_background<T: Send + 'static, R: Send + 'static>(
     input: T,
     work: impl FnOnce(T) -> R + Send + 'static,
@@ -236,9 +227,40 @@ fn content(files: &[PathBuf]) -> u64 {
 }
 
 fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let (was, is) = (&old.listen, &new.listen);
+    let metrics = |config: &Config| {
+        let options = config.metrics.as_ref()?;
+        Some((options.address, options.tls.is_some()))
+    };
+    let tls = |config: &Config| {
+        (
+            matches!(config.server_tls, ServerTls::Off),
+            matches!(config.grpc.listener, GrpcListenerSecurity::ClearText),
+        )
+    };
+    let peers = |config: &Config| {
+        (
+            config.urls.authorize.clone(),
+            config.urls.databroker.clone(),
+            config.grpc.override_certificate_name.clone(),
+        )
+    };
     let changed = [
         ("services", old.services != new.services),
-        ("health_check_addr", old.listen.health != new.listen.health),
+        ("address", was.public != is.public),
+        ("grpc_address", was.grpc != is.grpc),
+        ("http_redirect_addr", was.http_redirect != is.http_redirect),
+        ("health_check_addr", was.health != is.health),
+        // Proxy follows it.
+        (
+            "insecure_server",
+            tls(old).0 != tls(new).0 && !new.services.contains(Service::Proxy),
+        ),
+        ("grpc_insecure", tls(old).1 != tls(new).1),
+        ("metrics_address", metrics(old) != metrics(new)),
+        ("authorize_service_urls", peers(old).0 != peers(new).0),
+        ("databroker_service_urls", peers(old).1 != peers(new).1),
+        ("override_certificate_name", peers(old).2 != peers(new).2),
     ];
     changed
         .into_iter()

@@ -2,6 +2,7 @@
 
 mod jwk;
 mod pem;
+mod scalar;
 mod signing;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use sha2::Sha256;
 use zeroize::Zeroize;
 
 pub use jwk::Jwks;
+pub(crate) use scalar::p256_key;
 pub use signing::{SignError, SigningKeyError, SigningKeys};
 
 /// 32 secret bytes: `shared_secret`, `cookie_secret`, or a key derived from one of them.

@@ -7,17 +7,17 @@ use tokio::net::TcpListener;
 use tonic::service::Routes;
 
 use super::Launched;
-use crate::config::{Config, GrpcListenerSecurity, ServerTls, Service};
+use crate::config::{GrpcListenerSecurity, ServerCertificate, Service};
+use crate::net::listen::{ListenError, Share, listen};
 use crate::rpc::server::{self, HealthName, Server};
 use crate::tls::{self, Alpn, Certificates, SwapCertificates, TlsError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum GrpcError {
-    #[error(
-        "cannot listen on {address}; is another process using the port, or does a port below 1024 \
-         need CAP_NET_BIND_SERVICE or another `grpc_address`?"
-    )]
-    Bind {
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("grpc_address {address}: cannot listen there")]
+    Register {
         address: SocketAddr,
         #[source]
         source: std::io::Error,
@@ -28,26 +28,23 @@ pub enum GrpcError {
 
 /// Serves `routes` on `grpc_address` in the background. Does nothing where the configuration
 /// keeps that listener shut.
-pub async fn serve(
-    launched: &Launched,
-    routes: Routes,
-    services: &[Service],
-) -> Result<(), GrpcError> {
+pub fn serve(launched: &Launched, routes: Routes, services: &[Service]) -> Result<(), GrpcError> {
     let config = Arc::clone(&launched.config.borrow());
     let Some(address) = config.listen.grpc else {
         return Ok(());
     };
-    let tls = match config.grpc.listener {
+    let listener = listen("grpc_address", address, Share::No)?;
+    let listener = TcpListener::from_std(listener)
+        .map_err(|source| GrpcError::Register { address, source })?;
+    let tls = match &config.grpc.listener {
         GrpcListenerSecurity::ClearText => None,
-        GrpcListenerSecurity::Tls => {
-            let swap = SwapCertificates::new(certificates(&config));
+        GrpcListenerSecurity::Tls(list) => {
+            let swap = SwapCertificates::new(certificates(list));
             follow(launched, Arc::clone(&swap));
             Some(tls::server_config(swap, Alpn::H2, None)?)
         }
     };
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|source| GrpcError::Bind { address, source })?;
+    tracing::info!(%address, tls = tls.is_some(), "gRPC listens");
     let server = Server {
         tls,
         health: services
@@ -59,7 +56,6 @@ pub async fn serve(
             .collect(),
         ..Server::new(routes)
     };
-    tracing::info!(%address, security = ?config.grpc.listener, "gRPC listens");
     let lifecycle = launched.lifecycle.clone();
     launched
         .lifecycle
@@ -78,19 +74,20 @@ fn follow(launched: &Launched, swap: Arc<SwapCertificates>) {
             .stopping()
             .run_until_cancelled_owned(async move {
                 while config.changed().await.is_ok() {
-                    let new = certificates(&config.borrow_and_update());
-                    swap.replace(new);
+                    // Clear text instead of TLS needs a restart.
+                    if let GrpcListenerSecurity::Tls(list) =
+                        &config.borrow_and_update().grpc.listener
+                    {
+                        swap.replace(certificates(list));
+                    }
                 }
             }),
     );
 }
 
-fn certificates(config: &Config) -> Certificates {
-    match &config.server_tls {
-        ServerTls::Off => Certificates::default(),
-        ServerTls::Certificates(list) => Certificates::new(
-            list.iter()
-                .map(|certificate| (certificate.names.as_slice(), Arc::clone(&certificate.key))),
-        ),
-    }
+fn certificates(list: &[Arc<ServerCertificate>]) -> Certificates {
+    Certificates::new(
+        list.iter()
+            .map(|certificate| (certificate.names.as_slice(), Arc::clone(&certificate.key))),
+    )
 }

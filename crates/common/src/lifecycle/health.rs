@@ -20,7 +20,7 @@ use http::StatusCode;
 use serde::Serialize;
 use tokio::runtime::Handle;
 
-use super::side_server::{self, Answer, SideServerError};
+use super::side_server::{self, Answer, Security, SideServer, SideServerError};
 use super::{Lifecycle, PartStatus, Phase};
 
 /// Where the health endpoints listen unless `health_check_addr` says otherwise.
@@ -41,16 +41,16 @@ impl Health {
     pub fn start(lifecycle: &Lifecycle, address: SocketAddr) -> Result<Self, SideServerError> {
         let runtimes = Arc::new(Mutex::new(Vec::new()));
         let (watched, seen) = (lifecycle.clone(), Arc::clone(&runtimes));
-        let address = side_server::start(
-            "health",
-            "health_check_addr",
+        let server = SideServer {
+            name: "health",
+            key: "health_check_addr",
             address,
-            lifecycle.stopping(),
-            move |request| {
-                let (lifecycle, runtimes) = (watched.clone(), Arc::clone(&seen));
-                async move { answer(request.uri().path(), &lifecycle, &runtimes).await }
-            },
-        )?;
+            security: Security::ClearText,
+        };
+        let address = side_server::start(server, lifecycle.stopping(), move |request| {
+            let (lifecycle, runtimes) = (watched.clone(), Arc::clone(&seen));
+            async move { answer(request.uri().path(), &lifecycle, &runtimes).await }
+        })?;
         Ok(Self { address, runtimes })
     }
 

@@ -4,6 +4,7 @@
 //! spawn their tasks on it, watch its [`Phase`], and hold a [`Busy`] guard for every request that
 //! a drain has to wait for.
 
+pub mod descriptors;
 pub mod drain;
 pub mod health;
 pub mod ready;

@@ -7,14 +7,21 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+
+use crate::net::accept::Failures;
+use crate::net::listen::{ListenError, Share, listen};
 
 /// More connections than any set of probes and scrapers needs; the next one waits.
 const MAX_CONNECTIONS: usize = 64;
@@ -30,18 +37,8 @@ pub type Answer = Response<Full<Bytes>>;
 #[derive(Debug, thiserror::Error)]
 pub enum SideServerError {
     /// The address is taken, not ours, or not allowed to us.
-    #[error("{name} server: cannot listen on {address}; free the address or set another `{key}`")]
-    Bind {
-        /// Which server.
-        name: &'static str,
-        /// The key that gives the address.
-        key: &'static str,
-        /// Where it should listen.
-        address: SocketAddr,
-        /// Why it could not.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// No thread or no runtime could be made.
     #[error("{name} server: cannot start its thread")]
     Thread {
@@ -53,12 +50,32 @@ pub enum SideServerError {
     },
 }
 
-/// Binds `address`, which `key` gives, and answers GET and HEAD by `handler` until `stop` is cancelled. Returns the
-/// bound address (which tells the port when port 0 was asked for).
+/// Where a side server listens.
+#[derive(Debug, Clone)]
+pub struct SideServer {
+    /// What it is called.
+    pub name: &'static str,
+    /// The key that gives its address.
+    pub key: &'static str,
+    /// The address.
+    pub address: SocketAddr,
+    /// Clear text or TLS.
+    pub security: Security,
+}
+
+/// What a side server speaks below HTTP.
+#[derive(Debug, Clone)]
+pub enum Security {
+    /// Clear text.
+    ClearText,
+    /// The next handshake uses what stands here then.
+    Tls(Arc<ArcSwap<ServerConfig>>),
+}
+
+/// Answers GET and HEAD by `handler` until `stop` is cancelled. Returns the bound address (which
+/// tells the port when port 0 was asked for).
 pub fn start<H, F>(
-    name: &'static str,
-    key: &'static str,
-    address: SocketAddr,
+    server: SideServer,
     stop: CancellationToken,
     handler: H,
 ) -> Result<SocketAddr, SideServerError>
@@ -66,16 +83,19 @@ where
     H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Answer> + 'static,
 {
-    let bind = |source| SideServerError::Bind {
+    let SideServer {
         name,
         key,
         address,
-        source,
-    };
+        security,
+    } = server;
     let thread = |source| SideServerError::Thread { name, source };
-    let listener = TcpListener::bind(address).map_err(bind)?;
-    listener.set_nonblocking(true).map_err(bind)?;
-    let bound = listener.local_addr().map_err(bind)?;
+    let listener = listen(key, address, Share::No)?;
+    let bound = listener.local_addr().map_err(|source| ListenError::Other {
+        key,
+        address,
+        source,
+    })?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -84,7 +104,7 @@ where
         .name(name.to_owned())
         .spawn(move || {
             let local = tokio::task::LocalSet::new();
-            let ended = local.block_on(&runtime, accept(listener, stop, handler));
+            let ended = local.block_on(&runtime, accept(key, listener, security, stop, handler));
             if let Err(error) = ended {
                 tracing::error!(server = name, %error, "side server ended");
             }
@@ -94,7 +114,9 @@ where
 }
 
 async fn accept<H, F>(
+    key: &'static str,
     listener: TcpListener,
+    security: Security,
     stop: CancellationToken,
     handler: H,
 ) -> std::io::Result<()>
@@ -104,6 +126,7 @@ where
 {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let failures = Failures::new(key);
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
             return Ok(());
@@ -112,27 +135,48 @@ where
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => return Ok(()),
         };
-        let Ok((stream, _)) = accepted else {
-            // Out of file descriptors, or the client has left again: try later.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                failures.pause(&error).await;
+                continue;
+            }
         };
-        let handler = handler.clone();
+        let (handler, security) = (handler.clone(), security.clone());
         tokio::task::spawn_local(async move {
-            let service = service_fn(move |request| {
-                let handler = handler.clone();
-                async move { Ok::<_, Infallible>(answer(request, handler).await) }
-            });
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .max_buf_size(16 * 1024)
-                .serve_connection(TokioIo::new(stream), service);
-            // What goes wrong on such a connection concerns its client only.
-            let _ = tokio::time::timeout(CONNECTION_LIFE, connection).await;
+            match security {
+                Security::ClearText => serve(stream, handler).await,
+                Security::Tls(config) => {
+                    let acceptor = TlsAcceptor::from(config.load_full());
+                    match tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await {
+                        Ok(Ok(stream)) => serve(stream, handler).await,
+                        Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake"),
+                        Err(_) => tracing::debug!(%peer, "no TLS handshake in time"),
+                    }
+                }
+            }
             drop(slot);
         });
     }
+}
+
+async fn serve<I, H, F>(io: I, handler: H)
+where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
+    H: Fn(Request<Incoming>) -> F + Clone + 'static,
+    F: Future<Output = Answer> + 'static,
+{
+    let service = service_fn(move |request| {
+        let handler = handler.clone();
+        async move { Ok::<_, Infallible>(answer(request, handler).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(16 * 1024)
+        .serve_connection(TokioIo::new(io), service);
+    // What goes wrong on such a connection concerns its client only.
+    let _ = tokio::time::timeout(CONNECTION_LIFE, connection).await;
 }
 
 async fn answer<H, F>(request: Request<Incoming>, handler: H) -> Answer

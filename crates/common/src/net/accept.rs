@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::lifecycle::{Lifecycle, Phase};
+use crate::lifecycle::{Lifecycle, Phase, descriptors};
 use crate::telemetry::RateLimit;
 
 /// After a failure that concerns every connection, such as a lack of file descriptors.
@@ -22,8 +22,8 @@ const SAY: Duration = Duration::from_secs(10);
 pub struct Bounds {
     /// For the log: `gRPC`, `sign-in`.
     pub kind: &'static str,
-    /// At a time. The next one is closed at once: its client then tries another server, which it
-    /// would not do while it waits in the kernel.
+    /// At a time, fewer where file descriptors allow for fewer. The next one is closed at once: its
+    /// client then tries another server, which it would not do while it waits in the kernel.
     pub connections: usize,
 }
 
@@ -37,8 +37,10 @@ pub async fn accept<F>(
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(bounds.connections));
+    let connections = descriptors::connections(bounds.connections);
+    let places = Arc::new(Semaphore::new(connections));
     let said = RateLimit::new(SAY);
+    let failures = Failures::new(bounds.kind);
     let closed = lifecycle.reached(Phase::ListenersClosed);
     tokio::pin!(closed);
     loop {
@@ -48,13 +50,8 @@ pub async fn accept<F>(
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
-            Err(error) if is_of_the_connection(&error) => continue,
             Err(error) => {
-                if let Some(held_back) = said.pass("failed", Instant::now()) {
-                    let kind = bounds.kind;
-                    tracing::warn!(kind, %error, held_back, "cannot accept connections just now");
-                }
-                tokio::time::sleep(PAUSE).await;
+                failures.pause(&error).await;
                 continue;
             }
         };
@@ -62,7 +59,7 @@ pub async fn accept<F>(
             if let Some(held_back) = said.pass("full", Instant::now()) {
                 tracing::warn!(
                     kind = bounds.kind,
-                    connections = bounds.connections,
+                    connections,
                     %peer,
                     held_back,
                     "closed a new connection: there are as many as may be"
@@ -78,8 +75,55 @@ pub async fn accept<F>(
     }
 }
 
+/// What became of `accept` when it gave no connection.
+#[derive(Debug)]
+pub struct Failures {
+    kind: &'static str,
+    told: RateLimit,
+}
+
+impl Failures {
+    /// Of a listener of this kind.
+    pub fn new(kind: &'static str) -> Self {
+        Self {
+            kind,
+            told: RateLimit::new(SAY),
+        }
+    }
+
+    /// Tells what is wrong, seldom, and waits for a while: with no file descriptor left, `accept`
+    /// would fail again at once. A client that gave up before we came costs no pause.
+    pub async fn pause(&self, error: &io::Error) {
+        if is_of_the_connection(error) {
+            return;
+        }
+        if let Some(held_back) = self.told.pass(self.kind, Instant::now()) {
+            let kind = self.kind;
+            if is_out_of_descriptors(error) {
+                tracing::error!(
+                    kind,
+                    held_back,
+                    "no file descriptor is left, so new connections wait; raise the limit \
+                     (LimitNOFILE= in systemd, --ulimit nofile= in Docker)"
+                );
+            } else {
+                tracing::warn!(kind, %error, held_back, "cannot accept connections just now");
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    // Of the system, and of the process.
+    let codes = [rustix::io::Errno::NFILE, rustix::io::Errno::MFILE];
+    codes
+        .iter()
+        .any(|code| error.raw_os_error() == Some(code.raw_os_error()))
+}
+
 /// The client gave up before we came: nothing is wrong with the listener.
-pub fn is_of_the_connection(error: &io::Error) -> bool {
+fn is_of_the_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionRefused
@@ -96,6 +140,20 @@ mod tests {
     use crate::lifecycle::DrainTiming;
 
     const SOON: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn failures_pause_only_where_it_helps() {
+        let failures = Failures::new("test");
+        let paused = async |error: io::Error| {
+            let start = Instant::now();
+            failures.pause(&error).await;
+            start.elapsed() >= PAUSE
+        };
+        assert!(!paused(io::ErrorKind::ConnectionAborted.into()).await);
+        assert!(paused(rustix::io::Errno::MFILE.into()).await);
+        assert!(is_out_of_descriptors(&rustix::io::Errno::NFILE.into()));
+        assert!(!is_out_of_descriptors(&rustix::io::Errno::ACCESS.into()));
+    }
 
     #[tokio::test]
     async fn s30_the_newest_beyond_the_bound_is_closed_and_a_drain_ends_it() {

@@ -1,8 +1,9 @@
-//! Names to addresses, connections to them, and connections that come in.
+//! Names to addresses, connections to them, ports to listen on, and connections that come in.
 
 pub mod accept;
 pub mod connect;
 pub mod in_use;
+pub mod listen;
 pub mod resolver;
 pub mod served;
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::{ArcSwap, ArcSwapOption};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -14,10 +15,14 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Metric, Registry};
+use rustls::ServerConfig;
+use rustls::sign::SingleCertAndKey;
 use subtle::ConstantTimeEq as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::lifecycle::side_server::{self, Answer, SideServerError};
+use crate::config::{MetricsOptions, MetricsTls};
+use crate::lifecycle::side_server::{self, Answer, Security, SideServer, SideServerError};
+use crate::tls::{self, Alpn, TlsError};
 
 /// A label set of names and values known only when the process runs.
 pub type Labels = Vec<(&'static str, String)>;
@@ -183,31 +188,91 @@ impl BasicAuth {
     }
 }
 
-/// Serves `/metrics` on `metrics_address`, on a thread of its own, until `stop`. Returns the
-/// bound address.
-pub fn serve(
-    metrics: &Metrics,
+/// `/metrics` on `metrics_address`, on a thread of its own.
+#[derive(Debug)]
+pub struct Endpoint {
     address: SocketAddr,
-    auth: Option<BasicAuth>,
-    stop: CancellationToken,
-) -> Result<SocketAddr, SideServerError> {
-    let metrics = metrics.clone();
-    let auth = auth.map(Arc::new);
-    side_server::start(
-        "metrics",
-        "metrics_address",
-        address,
-        stop,
-        move |request| {
+    auth: Arc<ArcSwapOption<BasicAuth>>,
+    security: Security,
+}
+
+/// The endpoint can't be served.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    /// It has no port.
+    #[error(transparent)]
+    Server(#[from] SideServerError),
+    /// It has no TLS.
+    #[error("metrics_certificate, metrics_client_ca")]
+    Tls(#[from] TlsError),
+}
+
+impl Endpoint {
+    /// Serves until `stop`.
+    pub fn start(
+        metrics: &Metrics,
+        options: &MetricsOptions,
+        stop: CancellationToken,
+    ) -> Result<Self, EndpointError> {
+        let security = match &options.tls {
+            None => Security::ClearText,
+            Some(tls) => Security::Tls(Arc::new(ArcSwap::new(server_config(tls)?))),
+        };
+        let auth = Arc::new(ArcSwapOption::new(basic_auth(options)));
+        let server = SideServer {
+            name: "metrics",
+            key: "metrics_address",
+            address: options.address,
+            security: security.clone(),
+        };
+        let (metrics, checked) = (metrics.clone(), Arc::clone(&auth));
+        let address = side_server::start(server, stop, move |request| {
             let answer = answer(
                 &metrics,
-                auth.as_deref(),
+                checked.load().as_deref(),
                 request.uri().path(),
                 request.headers(),
             );
             std::future::ready(answer)
-        },
-    )
+        })?;
+        Ok(Self {
+            address,
+            auth,
+            security,
+        })
+    }
+
+    /// The bound address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes over credentials and certificates. Another address, and TLS instead of clear text or
+    /// the other way round, need a restart.
+    pub fn follow(&self, options: &MetricsOptions) -> Result<(), TlsError> {
+        match (&self.security, &options.tls) {
+            (Security::Tls(current), Some(tls)) => current.store(server_config(tls)?),
+            (Security::ClearText, None) => {}
+            _ => return Ok(()),
+        }
+        self.auth.store(basic_auth(options));
+        Ok(())
+    }
+}
+
+fn basic_auth(options: &MetricsOptions) -> Option<Arc<BasicAuth>> {
+    let auth = options.basic_auth.as_ref()?;
+    Some(Arc::new(BasicAuth::new(&auth.user, &auth.password)))
+}
+
+fn server_config(options: &MetricsTls) -> Result<Arc<ServerConfig>, TlsError> {
+    let key = Arc::clone(&options.certificate.key);
+    let clients = match options.client_authorities.as_slice() {
+        [] => None,
+        authorities => Some(tls::require_clients_of(authorities, &[])?),
+    };
+    let certificate = Arc::new(SingleCertAndKey::from(key));
+    tls::server_config(certificate, Alpn::Http1, clients)
 }
 
 fn answer(metrics: &Metrics, auth: Option<&BasicAuth>, path: &str, headers: &HeaderMap) -> Answer {

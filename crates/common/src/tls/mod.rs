@@ -6,16 +6,20 @@
 //! ChaCha20-Poly1305.
 
 pub mod certificates;
+pub mod derived;
 pub mod peer_error;
 pub mod pem;
+pub mod tickets;
 
 use std::sync::{Arc, LazyLock};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::{
+    NoServerSessionStorage, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier,
+};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
@@ -75,6 +79,9 @@ pub enum TlsError {
          (certificate_authority, certificate_authority_file)"
     )]
     NobodyTrusted,
+    /// Certificates of clients cannot be verified.
+    #[error("certificates of clients cannot be verified")]
+    Clients(#[source] VerifierBuilderError),
     /// rustls refuses the combination.
     #[error("cannot set TLS up")]
     Setup(#[source] rustls::Error),
@@ -175,6 +182,26 @@ pub fn client_config(
     };
     config.alpn_protocols = alpn.protocols();
     Ok(Arc::new(config))
+}
+
+/// Clients must show a certificate of one of `authorities` that none of `revocation_lists` (DER)
+/// revokes. A list says nothing about certificates of issuers that it is not of.
+pub fn require_clients_of(
+    authorities: &[CertificateDer<'static>],
+    revocation_lists: &[Vec<u8>],
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let roots = Trust::nobody()
+        .and(authorities, "client certificates")?
+        .roots;
+    let lists = revocation_lists.iter();
+    let lists = lists.map(|der| CertificateRevocationListDer::from(der.clone()));
+    WebPkiClientVerifier::builder_with_provider(roots, provider())
+        .with_crls(lists)
+        .only_check_end_entity_revocation()
+        .allow_unknown_revocation_status()
+        .enforce_revocation_expiration()
+        .build()
+        .map_err(TlsError::Clients)
 }
 
 /// For connections that we accept. Sessions are resumed by stateless tickets, one for each

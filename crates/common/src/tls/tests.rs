@@ -64,7 +64,7 @@ fn set(certificates: &[&Certificate]) -> Certificates {
 
 const FAR: (i32, u8, u8) = (2090, 1, 1);
 
-async fn handshake(
+pub(crate) async fn handshake(
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
     name: &str,

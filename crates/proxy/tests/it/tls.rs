@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::{Method, StatusCode};
 use postern_common::lifecycle::DrainTiming;
+use postern_common::net::listen::ListenError;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::authorizer::Scripted;
@@ -180,7 +181,7 @@ async fn a_taken_port_is_told() {
     assert!(
         matches!(
             error,
-            postern_proxy::BindError::Taken { key: "address", .. }
+            postern_proxy::BindError::Listen(ListenError::Taken { key: "address", .. })
         ),
         "{error}"
     );

@@ -5,7 +5,7 @@ use super::Kind::{
     Routes, Secret, SecretMap, Secrets, Text, Url,
 };
 use super::Priority::{P0, P1, P2};
-use super::State::{Ignored, NotYet, Refused, Removed, Works};
+use super::State::{Ignored, NotYet, Removed, Works};
 use super::nested::{CERTIFICATE, CIRCUIT_BREAKER, DOWNSTREAM_MTLS, RUNTIME_FLAGS};
 use super::{Key, key};
 
@@ -206,8 +206,8 @@ pub const GLOBAL: &[Key] = &[
         Text,
         "",
         P0,
-        NotYet,
-        "derive certificates for gRPC from the shared secret, for this domain",
+        Works,
+        "the name of a certificate that is derived from the shared secret; every service that has the secret and sets this key trusts it",
     ),
     key(
         "ext_authz_allow_unauthenticated",
@@ -923,15 +923,15 @@ pub const GLOBAL: &[Key] = &[
         Text,
         "",
         P0,
-        Refused("the metrics would travel in clear text"),
-        "certificate of /metrics, base64 of PEM",
+        Works,
+        "certificate of /metrics, base64 of PEM; turns TLS on there",
     ),
     key(
         "metrics_certificate_key",
         Secret,
         "",
         P0,
-        Refused("the metrics would travel in clear text"),
+        Works,
         "its private key",
     ),
     key(
@@ -939,7 +939,7 @@ pub const GLOBAL: &[Key] = &[
         Path,
         "",
         P0,
-        Refused("the metrics would travel in clear text"),
+        Works,
         "a file with that certificate",
     ),
     key(
@@ -947,7 +947,7 @@ pub const GLOBAL: &[Key] = &[
         Path,
         "",
         P0,
-        Refused("the metrics would travel in clear text"),
+        Works,
         "a file with that key",
     ),
     key(
@@ -955,16 +955,16 @@ pub const GLOBAL: &[Key] = &[
         Text,
         "",
         P0,
-        Refused("anyone could read the metrics"),
-        "who may read /metrics, base64 of PEM",
+        Works,
+        "authorities of the certificates that readers of /metrics must show, base64 of PEM",
     ),
     key(
         "metrics_client_ca_file",
         Path,
         "",
         P0,
-        Refused("anyone could read the metrics"),
-        "a file with it",
+        Works,
+        "a file with them, PEM",
     ),
     key(
         "otel_traces_exporter",

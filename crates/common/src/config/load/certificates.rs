@@ -2,31 +2,47 @@
 
 use std::sync::Arc;
 
+use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use super::super::diagnostic::{Diagnostic, code};
-use super::super::options::{ServerCertificate, ServerTls, Service, Services};
+use super::super::options::{Secrets, ServerCertificate, ServerTls, Services};
 use super::super::place::{At, Place};
 use super::super::source::Value;
 use super::reader::{Load, Pem, Section, decode_pem};
+use super::services::{grpc_in_clear_text, serves_web};
+use crate::tls::derived::DerivedAuthority;
 
-/// The certificates of the listeners. Whoever needs one and has none gets a self-signed one.
-pub fn server_tls(
+/// The certificates that listeners choose from.
+#[derive(Default)]
+pub struct Shown {
+    /// In the order of the configuration.
+    configured: Vec<Arc<ServerCertificate>>,
+    derived: Option<Arc<ServerCertificate>>,
+}
+
+/// Reads them. `None` when one is no good. Where no listener speaks TLS, none is read: their files
+/// may well not be there.
+pub fn shown(
     load: &mut Load<'_>,
     root: Section<'_>,
     services: &Services,
-) -> Option<ServerTls> {
-    let insecure = root.flag(load, "insecure_server").unwrap_or(false);
-    let mut certificates = Vec::new();
+    derived: Option<&Derived>,
+) -> Option<Shown> {
+    let mut configured = Vec::new();
+    let public = serves_web(services) && !root.flag(load, "insecure_server").unwrap_or(false);
+    if !public && grpc_in_clear_text(load, root, services) {
+        return Some(Shown::default());
+    }
     let errors = load
         .diagnostics
         .count(super::super::diagnostic::Severity::Error);
     for (cert, key) in pairs(load, root) {
-        certificates.extend(server_certificate(load, &cert, &key));
+        configured.extend(server_certificate(load, &cert, &key));
     }
     if load
         .diagnostics
@@ -35,12 +51,25 @@ pub fn server_tls(
     {
         return None;
     }
-    if insecure {
-        return Some(ServerTls::Off);
-    }
-    if certificates.is_empty() {
-        let serves = services.contains(Service::Proxy) || services.contains(Service::Authenticate);
-        if serves {
+    Some(Shown {
+        configured,
+        derived: derived.map(|derived| Arc::clone(&derived.server)),
+    })
+}
+
+impl Shown {
+    /// For the public listener. Where nothing is configured there is a self-signed one, so that
+    /// TLS comes up at all.
+    pub fn public(
+        &self,
+        load: &mut Load<'_>,
+        root: Section<'_>,
+        services: &Services,
+    ) -> Option<ServerTls> {
+        if root.flag(load, "insecure_server").unwrap_or(false) {
+            return Some(ServerTls::Off);
+        }
+        if self.configured.is_empty() && serves_web(services) {
             load.say(
                 Diagnostic::warning(
                     code::SELF_SIGNED,
@@ -49,9 +78,72 @@ pub fn server_tls(
                 .help("set `certificate_file` and `certificate_key_file`, or `insecure_server: true` behind something that does TLS"),
             );
         }
-        certificates.push(load.process.self_signed()?);
+        let mut list = self.configured.clone();
+        if list.is_empty() {
+            list.push(load.process.self_signed()?);
+        }
+        list.extend(self.derived.clone());
+        Some(ServerTls::Certificates(list))
     }
-    Some(ServerTls::Certificates(certificates))
+
+    /// For the gRPC listener. No service trusts a self-signed one, so its lack is told.
+    pub fn grpc(&self, load: &mut Load<'_>) -> Option<Vec<Arc<ServerCertificate>>> {
+        let mut list = self.configured.clone();
+        list.extend(self.derived.clone());
+        if list.is_empty() {
+            load.say(
+                Diagnostic::warning(
+                    code::SELF_SIGNED,
+                    "no certificate is configured: other services will not trust the self-signed one that gRPC uses instead",
+                )
+                .help("set `certificate_file` and `certificate_key_file`, or `tls_derive`, or `grpc_insecure: true` on a network of your own"),
+            );
+            list.push(load.process.self_signed()?);
+        }
+        Some(list)
+    }
+}
+
+/// What `tls_derive` gives.
+pub struct Derived {
+    server: Arc<ServerCertificate>,
+    /// Of every shared secret, the newest first: peers may still have the one before.
+    pub authorities: Vec<CertificateDer<'static>>,
+}
+
+pub fn derived(
+    load: &mut Load<'_>,
+    root: Section<'_>,
+    secrets: Option<&Secrets>,
+) -> Option<Derived> {
+    let name = root.text(load, "tls_derive")?;
+    let host = name.value.strip_prefix("*.").unwrap_or(&name.value);
+    if !matches!(ServerName::try_from(host), Ok(ServerName::DnsName(_))) {
+        load.say(
+            Diagnostic::error(
+                code::INVALID_VALUE,
+                format!("`tls_derive`: `{}` is no DNS name", name.value),
+            )
+            .at(&name.place)
+            .help("set it to the name that the service URLs have, such as databroker.int.example.com, or to the one in `override_certificate_name`"),
+        );
+        return None;
+    }
+    let derive = || {
+        let all = secrets?.shared.iter().map(DerivedAuthority::new);
+        let all: Vec<_> = all.collect::<Result<_, _>>().ok()?;
+        let server = all.first()?.server(&name.value).ok()?;
+        Some(Derived {
+            server: Arc::new(named(server, "`tls_derive`".to_owned(), true)?),
+            authorities: all.iter().map(|it| it.certificate().clone()).collect(),
+        })
+    };
+    let derived = derive();
+    // Without a secret there is nothing more to say.
+    if derived.is_none() && secrets.is_some() {
+        load.invalid(&name.place, "`tls_derive`: no certificate can be derived");
+    }
+    derived
 }
 
 /// Every configured pair, files first named first chosen.
@@ -165,7 +257,7 @@ fn path_or_inline(load: &mut Load<'_>, text: At<String>) -> Option<Pem> {
     }
 }
 
-fn server_certificate(
+pub fn server_certificate(
     load: &mut Load<'_>,
     cert: &Pem,
     key: &Pem,
@@ -308,9 +400,31 @@ pub fn private_key(load: &mut Load<'_>, pem: &Pem) -> Option<PrivateKeyDer<'stat
 pub fn authorities(load: &mut Load<'_>, root: Section<'_>) -> Vec<CertificateDer<'static>> {
     let pems = root.pem(load, "certificate_authority", "certificate_authority_file");
     pems.iter()
-        .filter_map(|pem| certificate_list(load, pem))
+        .filter_map(|pem| authority_list(load, pem))
         .flatten()
         .collect()
+}
+
+/// A [`certificate_list`] of which each can be an authority.
+pub fn authority_list(load: &mut Load<'_>, pem: &Pem) -> Option<Vec<CertificateDer<'static>>> {
+    let list = certificate_list(load, pem)?;
+    let mut roots = RootCertStore::empty();
+    for (number, certificate) in (1..).zip(&list) {
+        if let Err(error) = roots.add(certificate.clone()) {
+            load.say(
+                Diagnostic::error(
+                    code::CERTIFICATE,
+                    format!(
+                        "certificate {number} in {} cannot serve as an authority: {error}",
+                        pem.origin
+                    ),
+                )
+                .at(&pem.place),
+            );
+            return None;
+        }
+    }
+    Some(list)
 }
 
 /// A certificate for every name and no trust, so that TLS comes up at all.

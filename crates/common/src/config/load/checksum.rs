@@ -187,7 +187,7 @@ pub fn route_checksum(
     super::super::route::RouteChecksum(XxHash3_64::oneshot(&out))
 }
 
-/// Keys that differ from process to process of one deployment.
+/// Keys that differ from process to process of one deployment, or that databroker alone reads.
 const LOCAL_KEYS: &[&str] = &[
     "services",
     "installation_id",
@@ -199,6 +199,14 @@ const LOCAL_KEYS: &[&str] = &[
     "health_check_addr",
     "debug_address",
     "metrics_address",
+    "metrics_certificate",
+    "metrics_certificate_key",
+    "metrics_certificate_file",
+    "metrics_certificate_key_file",
+    "metrics_client_ca",
+    "metrics_client_ca_file",
+    "databroker_storage_connection_string_file",
+    "databroker_storage_keys_file",
     "ssh_address",
     "log_level",
     "proxy_log_level",

@@ -126,7 +126,7 @@ fn global_response_headers(
                 ),
             ];
             // A browser that remembers HSTS can't pass by a certificate it does not know.
-            if matches!(tls, ServerTls::Certificates(list) if list.iter().all(|certificate| !certificate.self_signed))
+            if matches!(tls, ServerTls::Certificates(list) if list.iter().any(|certificate| !certificate.self_signed))
             {
                 headers.push((
                     http::header::STRICT_TRANSPORT_SECURITY,

@@ -5,14 +5,24 @@ use rustls::pki_types::pem::PemObject as _;
 
 use super::super::diagnostic::{Diagnostic, code};
 use super::super::options::{
-    DownstreamMtls, MtlsEnforcement, SubjectAltNameKind, SubjectAltNameRule,
+    DownstreamMtls, MtlsEnforcement, Service, Services, SubjectAltNameKind, SubjectAltNameRule,
 };
 use super::super::source::Value;
-use super::certificates::certificate_list;
+use super::certificates::authority_list;
 use super::reader::{Load, Section, scalar};
 use super::route::whole_match;
+use crate::telemetry::log::chain;
+use crate::tls;
 
-pub fn downstream_mtls(load: &mut Load<'_>, root: Section<'_>) -> Option<DownstreamMtls> {
+/// Only proxy and authorize look at them; elsewhere the files need not be there.
+pub fn downstream_mtls(
+    load: &mut Load<'_>,
+    root: Section<'_>,
+    services: &Services,
+) -> Option<DownstreamMtls> {
+    if !services.contains(Service::Proxy) && !services.contains(Service::Authorize) {
+        return None;
+    }
     let section = root.section(load, "downstream_mtls", "downstream_mtls.")?;
     if !section.has("ca") && !section.has("ca_file") {
         let place = section.place.cloned();
@@ -38,7 +48,7 @@ pub fn downstream_mtls(load: &mut Load<'_>, root: Section<'_>) -> Option<Downstr
     let roots: Vec<_> = section
         .pem(load, "ca", "ca_file")
         .iter()
-        .filter_map(|pem| certificate_list(load, pem))
+        .filter_map(|pem| authority_list(load, pem))
         .flatten()
         .collect();
     let mut revocation_lists = Vec::new();
@@ -57,6 +67,16 @@ pub fn downstream_mtls(load: &mut Load<'_>, root: Section<'_>) -> Option<Downstr
                 .at(&pem.place),
             ),
         }
+    }
+    if !roots.is_empty()
+        && let Err(error) = tls::require_clients_of(&roots, &revocation_lists)
+    {
+        let mut diagnostic = Diagnostic::error(
+            code::CERTIFICATE,
+            format!("`downstream_mtls`: {}", chain(&error)),
+        );
+        diagnostic.place = section.place.cloned();
+        load.say(diagnostic);
     }
     let enforcement = section.choice(
         load,

@@ -5,9 +5,10 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::super::diagnostic::{Diagnostic, code};
 use super::super::options::{
-    BasicAuth, Branding, LogLevel, LogOptions, MetricsOptions, RuntimeFlags,
+    BasicAuth, Branding, LogLevel, LogOptions, MetricsOptions, MetricsTls, RuntimeFlags,
 };
-use super::reader::{Load, Section};
+use super::certificates::{authority_list, server_certificate};
+use super::reader::{Load, Pem, Section};
 use super::services::address_of;
 
 const LEVELS: &[(&str, LogLevel)] = &[
@@ -122,12 +123,66 @@ fn fields(
 /// Port alone: loopback, as metrics tell too much for everybody.
 pub fn metrics(load: &mut Load<'_>, root: Section<'_>) -> Option<MetricsOptions> {
     let basic_auth = basic_auth(load, root);
+    let tls = metrics_tls(load, root);
     let text = root.text(load, "metrics_address")?;
     let address = address_of(load, "metrics_address", &text, None)?;
     Some(MetricsOptions {
         address,
         basic_auth,
+        tls,
     })
+}
+
+fn metrics_tls(load: &mut Load<'_>, root: Section<'_>) -> Option<MetricsTls> {
+    let set = |name: &str| root.has(name) || root.has(&format!("{name}_file"));
+    let (certificate, key) = ("metrics_certificate", "metrics_certificate_key");
+    for (have, lack) in [
+        (certificate, key),
+        (key, certificate),
+        ("metrics_client_ca", certificate),
+    ] {
+        if set(have) && !set(lack) {
+            let place = root
+                .place(&format!("{have}_file"))
+                .filter(|_| !root.has(have))
+                .or(root.place(have));
+            let mut diagnostic = Diagnostic::error(
+                code::MISSING_KEY,
+                format!("`{have}` is set, but `{lack}` is not"),
+            )
+            .help(format!("set `{lack}` or `{lack}_file`"));
+            if let Some(place) = place {
+                diagnostic = diagnostic.at(place);
+            }
+            load.say(diagnostic);
+        }
+    }
+    let chain = inline_first(load, root, certificate, "metrics_certificate_file");
+    let private = inline_first(load, root, key, "metrics_certificate_key_file");
+    let clients = inline_first(load, root, "metrics_client_ca", "metrics_client_ca_file");
+    let client_authorities = clients.map(|pem| authority_list(load, &pem));
+    let certificate = server_certificate(load, &chain?, &private?)?;
+    Some(MetricsTls {
+        certificate,
+        // What could not be read has been told as an error.
+        client_authorities: client_authorities.flatten().unwrap_or_default(),
+    })
+}
+
+/// PEM of `inline`, which wins, else of `file`.
+fn inline_first(load: &mut Load<'_>, root: Section<'_>, inline: &str, file: &str) -> Option<Pem> {
+    if root.has(inline)
+        && let Some(node) = root.node(file)
+    {
+        load.say(
+            Diagnostic::warning(
+                code::CONFLICT,
+                format!("`{file}` is not used: `{inline}` is set as well and wins"),
+            )
+            .at(&node.place),
+        );
+    }
+    root.pem(load, inline, file).into_iter().next()
 }
 
 fn basic_auth(load: &mut Load<'_>, root: Section<'_>) -> Option<BasicAuth> {

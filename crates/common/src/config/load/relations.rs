@@ -35,6 +35,21 @@ pub fn depends_on(load: &mut Load<'_>, routes: &mut [Placed], targets: &Targets)
 pub fn check(load: &mut Load<'_>, routes: &[Placed], urls: &ServiceUrls, services: &Services) {
     for (index, later) in routes.iter().enumerate() {
         let mut before = routes.iter().take(index);
+        // Requests name their route by its id.
+        if let Some(twin) = before.clone().find(|it| it.route.id == later.route.id) {
+            load.say(
+                Diagnostic::error(
+                    code::CONFLICT,
+                    "this route is there twice: `from`, path and target are the same",
+                )
+                .at(&later.place)
+                .help(format!(
+                    "the other one is at {}; remove one of them",
+                    twin.place
+                )),
+            );
+            continue;
+        }
         if let Some(earlier) = before.find(|earlier| shadows(earlier, later)) {
             load.say(
                 Diagnostic::warning(

@@ -8,6 +8,7 @@ use super::super::place::At;
 use super::super::source::Value;
 use super::certificates;
 use super::reader::{Load, Section, scalar};
+use super::services::serves_web;
 use crate::crypto::keys::{SecretKey, SigningKeys, is_published};
 
 /// What a process makes for itself when it is not configured, once: reloading the configuration
@@ -42,15 +43,20 @@ impl ProcessSecrets {
 }
 
 pub fn secrets(load: &mut Load<'_>, root: Section<'_>, services: &Services) -> Option<Secrets> {
-    let shared = keys(load, root, "shared_secret");
-    let cookie = keys(load, root, "cookie_secret");
-    let storage = keys(load, root, "databroker_storage_keys");
+    let needs_cookie = serves_web(services);
+    let shared = keys(load, root, "shared_secret", Use::Needed);
+    let cookie = keys(load, root, "cookie_secret", Use::where_(needs_cookie));
+    let needs_storage = services.contains(Service::Databroker);
+    let storage = keys(
+        load,
+        root,
+        "databroker_storage_keys",
+        Use::where_(needs_storage),
+    );
     if shared.broken || cookie.broken || storage.broken {
         return None;
     }
     let random = load.process.random.clone();
-    let needs_cookie =
-        services.contains(Service::Proxy) || services.contains(Service::Authenticate);
     let shared = filled(load, root, services, "shared_secret", shared, &random);
     let cookie = if needs_cookie {
         filled(load, root, services, "cookie_secret", cookie, &random)
@@ -67,15 +73,18 @@ pub fn secrets(load: &mut Load<'_>, root: Section<'_>, services: &Services) -> O
     })
 }
 
-/// Signing keys; without configured ones those derived from the shared secret.
+/// Signing keys; without configured ones those derived from the shared secrets, so that a rotation
+/// of these publishes the next key before it signs.
 pub fn signing_keys(
     load: &mut Load<'_>,
     root: Section<'_>,
     secrets: &Secrets,
+    services: &Services,
 ) -> Option<Arc<SigningKeys>> {
     let mut sets = Vec::new();
     let mut broken = false;
-    for text in texts(load, root, "signing_key") {
+    let signs = !services.iter().eq([Service::Databroker]);
+    for text in texts(load, root, "signing_key", Use::where_(signs)) {
         match SigningKeys::from_text(&text.value) {
             Ok(keys) => {
                 if keys.any_published() {
@@ -98,7 +107,7 @@ pub fn signing_keys(
     }
     let keys = match SigningKeys::join(sets) {
         Some(keys) => Some(keys),
-        None => SigningKeys::derived_from(secrets.shared.first()?),
+        None => SigningKeys::join(secrets.shared.iter().filter_map(SigningKeys::derived_from)),
     };
     if keys.is_none() {
         load.say(
@@ -117,12 +126,26 @@ struct Keys {
     broken: bool,
 }
 
-fn keys(load: &mut Load<'_>, root: Section<'_>, name: &str) -> Keys {
+/// Whether this process uses a secret. One that it does not use may be in a file that is not
+/// there; where it is there it counts for the checksum, which all processes share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Needed,
+    IfThere,
+}
+
+impl Use {
+    fn where_(needed: bool) -> Self {
+        if needed { Self::Needed } else { Self::IfThere }
+    }
+}
+
+fn keys(load: &mut Load<'_>, root: Section<'_>, name: &str, used: Use) -> Keys {
     let mut found = Keys {
         keys: Vec::new(),
         broken: false,
     };
-    for text in texts(load, root, name) {
+    for text in texts(load, root, name, used) {
         match SecretKey::from_base64(&text.value) {
             Ok(key) => {
                 if is_published(&key) {
@@ -140,12 +163,13 @@ fn keys(load: &mut Load<'_>, root: Section<'_>, name: &str) -> Keys {
     }
     // An unreadable file has been told already, but nothing random must stand in for it.
     let file = format!("{name}_file");
-    found.broken |= found.keys.is_empty() && (root.has(name) || root.has(&file));
+    found.broken |=
+        used == Use::Needed && found.keys.is_empty() && (root.has(name) || root.has(&file));
     found
 }
 
 /// The key's entries: a text, texts with commas or lines, or a list.
-fn texts(load: &mut Load<'_>, root: Section<'_>, name: &str) -> Vec<At<String>> {
+fn texts(load: &mut Load<'_>, root: Section<'_>, name: &str, used: Use) -> Vec<At<String>> {
     let separators = if name == "signing_key" {
         &[','][..]
     } else {
@@ -158,6 +182,10 @@ fn texts(load: &mut Load<'_>, root: Section<'_>, name: &str) -> Vec<At<String>> 
     let file = format!("{name}_file");
     if !list.is_empty() && !root.has(&file) {
         return list;
+    }
+    let absent = |path: At<String>| std::fs::File::open(&path.value).is_err();
+    if used == Use::IfThere && root.text(load, &file).is_some_and(absent) {
+        return Vec::new();
     }
     let Some(text) = root.text_or_file(load, name) else {
         return Vec::new();

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
 use url::Url;
 
 use super::super::diagnostic::{Diagnostic, code};
@@ -11,7 +12,8 @@ use super::super::options::{
     ExtAuthzCallers, Grpc, GrpcListenerSecurity, Listen, ProxyProtocol, ServerTls, Service,
     ServiceUrls, Services,
 };
-use super::super::place::At;
+use super::super::place::{At, Place};
+use super::certificates::Shown;
 use super::reader::{Load, Section, parse_url};
 
 /// `services`. A binary that has only one of them runs that one, and nothing else.
@@ -83,7 +85,7 @@ pub fn services(load: &mut Load<'_>, root: Section<'_>, only: Option<Service>) -
     Some(Services::one(only))
 }
 
-fn serves_web(services: &Services) -> bool {
+pub fn serves_web(services: &Services) -> bool {
     services.contains(Service::Proxy) || services.contains(Service::Authenticate)
 }
 
@@ -113,19 +115,6 @@ pub fn listen(
     } else {
         None
     };
-    if let (Some(public), Some(grpc)) = (public, grpc)
-        && clash(public, grpc)
-    {
-        let mut diagnostic = Diagnostic::error(
-                code::UNSUPPORTED,
-                format!("`address` and `grpc_address` are the same, {grpc}; one listener for both is not supported yet"),
-            )
-            .help("give `grpc_address` another port");
-        if let Some(place) = root.place("grpc_address") {
-            diagnostic = diagnostic.at(place);
-        }
-        load.say(diagnostic);
-    }
     let http_redirect = match root.text(load, "http_redirect_addr") {
         Some(mut text) => {
             text.value = text.value.trim_matches(['"', '\'']).to_owned();
@@ -198,9 +187,55 @@ fn any(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))
 }
 
-/// Whether two listeners would take the same port.
+/// Two listeners of this process that would take the same port. In Pomerium `address` and
+/// `grpc_address` may be the same; here each has a port of its own.
+pub fn clashes(
+    load: &mut Load<'_>,
+    root: Section<'_>,
+    listen: &Listen,
+    services: &Services,
+    metrics: Option<SocketAddr>,
+) {
+    let redirect = listen
+        .http_redirect
+        .filter(|_| services.contains(Service::Proxy));
+    let listeners = [
+        ("address", listen.public),
+        ("grpc_address", listen.grpc),
+        ("http_redirect_addr", redirect),
+        ("metrics_address", metrics),
+        ("health_check_addr", Some(listen.health)),
+    ];
+    for (index, (later, second)) in listeners.iter().enumerate() {
+        let clash = listeners.iter().take(index).find(
+            |(_, first)| matches!((first, second), (Some(first), Some(second)) if clash(*first, *second)),
+        );
+        let Some(((first, _), second)) = clash.zip(*second) else {
+            continue;
+        };
+        let mut diagnostic = Diagnostic::error(
+            code::CONFLICT,
+            format!("`{first}` and `{later}` both take port {}", second.port()),
+        )
+        .help(match *later {
+            "grpc_address" => "give `grpc_address` another port, or set `grpc_address: ''` if no other process calls authorize or databroker here".to_owned(),
+            _ => format!("give `{later}` another port"),
+        });
+        let place = [*later, *first]
+            .into_iter()
+            .find(|key| root.has(key))
+            .and_then(|key| root.place(key));
+        if let Some(place) = place {
+            diagnostic = diagnostic.at(place);
+        }
+        load.say(diagnostic);
+    }
+}
+
+/// Whether they would take the same port.
 fn clash(a: SocketAddr, b: SocketAddr) -> bool {
-    a.port() == b.port() && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+    let same_host = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() == b.port() && a.port() != 0 && same_host
 }
 
 /// `:port`, `ip:port`, `[v6]:port`, `localhost:port`; without a host every interface.
@@ -247,8 +282,19 @@ fn parse_address(text: &str, default_port: Option<u16>) -> Result<SocketAddr, St
 }
 
 pub fn urls(load: &mut Load<'_>, root: Section<'_>, services: &Services) -> Option<ServiceUrls> {
-    let authenticate = root.url(load, "authenticate_service_url");
-    if !root.has("authenticate_service_url") {
+    let authenticate = root
+        .url(load, "authenticate_service_url")
+        .map(|url| url.value);
+    // Databroker alone needs it for the ids of providers, of which it is a part.
+    let databroker_only = services.iter().eq([Service::Databroker]);
+    let needs_authenticate = !databroker_only || root.has("idp_provider");
+    let authenticate = if needs_authenticate || root.has("authenticate_service_url") {
+        authenticate
+    } else {
+        // Nobody here uses it.
+        Url::parse("https://authenticate.invalid").ok()
+    };
+    if needs_authenticate && !root.has("authenticate_service_url") {
         let mut diagnostic = Diagnostic::error(
             code::MISSING_KEY,
             "`authenticate_service_url` is not set: nobody can be sent to sign in",
@@ -298,7 +344,7 @@ pub fn urls(load: &mut Load<'_>, root: Section<'_>, services: &Services) -> Opti
         );
     }
     Some(ServiceUrls {
-        authenticate: authenticate?.value,
+        authenticate: authenticate?,
         authenticate_internal,
         authorize,
         databroker,
@@ -317,8 +363,25 @@ fn several(
     texts.retain(|text| !text.value.is_empty());
     texts
         .iter()
-        .filter_map(|text| parse_url(load, one, text))
+        .filter_map(|text| {
+            let url = parse_url(load, one, text)?;
+            if url.scheme() == "https" && !root.has("override_certificate_name") {
+                certificate_name(load, one, url.host_str()?, &text.place);
+            }
+            Some(url)
+        })
         .collect()
+}
+
+/// Whether a server of this name can have a certificate.
+fn certificate_name(load: &mut Load<'_>, key: &str, name: &str, place: &Place) {
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    if ServerName::try_from(bare).is_err() {
+        load.invalid(
+            place,
+            format!("`{key}`: `{name}` is no name that a certificate can have"),
+        );
+    }
 }
 
 fn missing_url(load: &mut Load<'_>, root: Section<'_>, one: &str, more: &str, services: &Services) {
@@ -344,10 +407,26 @@ fn missing_url(load: &mut Load<'_>, root: Section<'_>, one: &str, more: &str, se
     load.say(diagnostic);
 }
 
-pub fn grpc(load: &mut Load<'_>, root: Section<'_>, services: &Services) -> Grpc {
+/// Whether gRPC needs no certificate: it is not served, or served in clear text.
+pub fn grpc_in_clear_text(load: &mut Load<'_>, root: Section<'_>, services: &Services) -> bool {
     let insecure = root
         .flag(load, "grpc_insecure")
         .unwrap_or_else(|| serves_web(services));
+    insecure || !serves_grpc(services)
+}
+
+/// `certificates` is `None` where reading them failed.
+pub fn grpc(
+    load: &mut Load<'_>,
+    root: Section<'_>,
+    services: &Services,
+    certificates: Option<&Shown>,
+) -> Option<Grpc> {
+    let listener = if grpc_in_clear_text(load, root, services) {
+        Some(GrpcListenerSecurity::ClearText)
+    } else {
+        certificates.and_then(|shown| shown.grpc(load).map(GrpcListenerSecurity::Tls))
+    };
     let client_timeout = match root.duration(load, "grpc_client_timeout") {
         None => Duration::from_secs(10),
         Some(Duration::ZERO) => Duration::from_secs(30),
@@ -366,22 +445,21 @@ pub fn grpc(load: &mut Load<'_>, root: Section<'_>, services: &Services) -> Grpc
             );
     }
     clear_text_peers(load, root);
-    Grpc {
-        listener: if insecure {
-            GrpcListenerSecurity::ClearText
-        } else {
-            GrpcListenerSecurity::Tls
-        },
+    let override_certificate_name = root.text(load, "override_certificate_name");
+    if let Some(name) = &override_certificate_name {
+        let asked_for = name.value.replace('*', "example");
+        certificate_name(load, "override_certificate_name", &asked_for, &name.place);
+    }
+    Some(Grpc {
+        listener: listener?,
         client_timeout,
-        override_certificate_name: root
-            .text(load, "override_certificate_name")
-            .map(|name| name.value),
+        override_certificate_name: override_certificate_name.map(|name| name.value),
         ext_authz: if foreign {
             ExtAuthzCallers::Anyone
         } else {
             ExtAuthzCallers::OwnServicesOnly
         },
-    }
+    })
 }
 
 /// What travels between hosts without TLS can be read, sessions and assertions included.

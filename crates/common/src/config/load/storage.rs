@@ -14,11 +14,15 @@ enum Kind {
     Postgres,
 }
 
+/// Only databroker opens it; for the others a file that is not mounted there is no mistake.
 pub fn storage(
     load: &mut Load<'_>,
     root: Section<'_>,
     services: &Services,
 ) -> Option<StorageOptions> {
+    if !services.contains(Service::Databroker) {
+        return Some(StorageOptions::Memory);
+    }
     let written = root.text(load, "databroker_storage_type");
     if let Some(kind) = written
         .as_ref()
@@ -44,7 +48,6 @@ pub fn storage(
         None => Kind::Memory,
     };
     let connection = root.text_or_file(load, "databroker_storage_connection_string");
-    // Only databroker opens it; for the others a file that is not mounted there is no mistake.
     match kind {
         Kind::Memory => Some(StorageOptions::Memory),
         Kind::File => {
@@ -70,21 +73,18 @@ pub fn storage(
         }
         Kind::Postgres => {
             let Some(text) = connection else {
-                if services.contains(Service::Databroker) {
-                    if !root.has("databroker_storage_connection_string_file") {
-                        let mut diagnostic = Diagnostic::error(
-                            code::MISSING_KEY,
-                            "`databroker_storage_connection_string` is not set, but `databroker_storage_type` is postgres",
-                        )
-                        .help("set it like postgres://user:password@host/database");
-                        if let Some(place) = root.place("databroker_storage_type") {
-                            diagnostic = diagnostic.at(place);
-                        }
-                        load.say(diagnostic);
+                if !root.has("databroker_storage_connection_string_file") {
+                    let mut diagnostic = Diagnostic::error(
+                        code::MISSING_KEY,
+                        "`databroker_storage_connection_string` is not set, but `databroker_storage_type` is postgres",
+                    )
+                    .help("set it like postgres://user:password@host/database");
+                    if let Some(place) = root.place("databroker_storage_type") {
+                        diagnostic = diagnostic.at(place);
                     }
-                    return None;
+                    load.say(diagnostic);
                 }
-                return Some(StorageOptions::Memory);
+                return None;
             };
             if let Err(problem) = well_formed(&text.value) {
                 // Never the value itself: it holds a password.

@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::*;
 use crate::config::diagnostic::Severity;
 use crate::config::{
@@ -82,7 +85,10 @@ fn the_base_needs_no_remark() {
         config.listen.health,
         "127.0.0.1:28080".parse::<SocketAddr>().unwrap()
     );
-    assert_eq!(config.grpc.listener, GrpcListenerSecurity::ClearText);
+    assert!(matches!(
+        config.grpc.listener,
+        GrpcListenerSecurity::ClearText
+    ));
     assert_eq!(config.grpc.client_timeout, Duration::from_secs(10));
     assert_eq!(config.cookie.name, "_pomerium");
     assert_eq!(config.cookie.same_site, SameSite::Lax);
@@ -159,8 +165,8 @@ fn keys_without_effect_say_so() {
     );
     assert_eq!(said("autocert: false\n"), "");
     assert!(
-        said("metrics_client_ca_file: x\n")
-            .contains("error[not-supported-yet]: `metrics_client_ca_file`")
+        route_said("to: 'http://up', tls_downstream_client_ca_file: x")
+            .contains("error[not-supported-yet]: `tls_downstream_client_ca_file`")
     );
     assert!(
         route_said("to: 'http://up', regex_priority_order: 3")
@@ -248,7 +254,10 @@ fn services_and_what_they_need() {
         .unwrap();
     assert_eq!(authorize.listen.public, None);
     assert_eq!(authorize.listen.grpc, Some("[::]:80".parse().unwrap()));
-    assert_eq!(authorize.grpc.listener, GrpcListenerSecurity::Tls);
+    assert!(matches!(
+        &authorize.grpc.listener,
+        GrpcListenerSecurity::Tls(list) if list[0].self_signed
+    ));
     let databroker = alone("cache", SECRETS).config.unwrap();
     assert_eq!(databroker.listen.grpc, Some("[::]:443".parse().unwrap()));
     assert!(alone("", SECRETS).config.unwrap().services.is_all());
@@ -265,6 +274,88 @@ fn services_and_what_they_need() {
             .to_string()
             .contains("help: did you mean `authorize`?")
     );
+}
+
+/// What each set of services needs, key by key. All-in-one makes secrets for itself and reaches
+/// itself without URLs.
+#[test]
+fn only_what_a_process_needs_is_required() {
+    const KEYS: [(&str, &str); 5] = [
+        (
+            "shared_secret",
+            "yM8aAeZc3VOSnmgCcCIKVmz6kSC5YtULfKQr2LDIFeY=",
+        ),
+        (
+            "cookie_secret",
+            "1pvXsrWdiTKPnNv3x6ehRzqrOYLM9TMmvE3tKmXQ9vM=",
+        ),
+        ("authenticate_service_url", "https://auth.corp.test"),
+        ("authorize_service_url", "http://authorize"),
+        ("databroker_service_url", "http://databroker"),
+    ];
+    let (yes, no) = (true, false);
+    for (services, needs) in [
+        ("all", [no, no, yes, no, no]),
+        ("proxy", [yes, yes, yes, yes, yes]),
+        ("authorize", [yes, no, yes, no, yes]),
+        ("authenticate", [yes, yes, yes, no, yes]),
+        ("databroker", [yes, no, no, no, no]),
+        ("proxy,authorize", [yes, yes, yes, no, yes]),
+        ("proxy,authenticate", [yes, yes, yes, yes, yes]),
+        ("proxy,databroker", [yes, yes, yes, yes, no]),
+        ("authorize,databroker", [yes, no, yes, no, no]),
+        ("authenticate,databroker", [yes, yes, yes, no, no]),
+        ("proxy,authorize,databroker", [yes, yes, yes, no, no]),
+    ] {
+        for ((key, _), needed) in KEYS.iter().zip(needs) {
+            let rest = KEYS.iter().filter(|(name, _)| name != key);
+            let lines: Vec<_> = rest
+                .map(|(name, value)| format!("{name}: {value}\n"))
+                .collect();
+            let text = lines.concat();
+            let loaded = loaded_with(&text, &[("SERVICES", services)]);
+            let told = errors(&loaded);
+            if needed {
+                assert_eq!(told.len(), 1, "{services} without {key}: {told:?}");
+                assert!(told[0].starts_with(&format!("`{key}` ")), "{told:?}");
+            } else {
+                assert!(
+                    loaded.config.is_some(),
+                    "{services} without {key}: {told:?}"
+                );
+            }
+        }
+    }
+    // Databroker refreshes sessions, and the URL is part of a provider's id.
+    let provider = "idp_provider: google\nidp_client_id: a\nidp_client_secret: b\n";
+    let loaded = loaded_with(
+        &format!("{}: {}\n{provider}", KEYS[0].0, KEYS[0].1),
+        &[("SERVICES", "databroker")],
+    );
+    assert!(errors(&loaded)[0].starts_with("`authenticate_service_url` "));
+}
+
+#[test]
+fn files_of_other_services_need_not_be_there() {
+    let files = "certificate_file: /no/cert\ncertificate_key_file: /no/key\ncookie_secret_file: /no/cookie\n\
+        signing_key_file: /no/signing\ndatabroker_storage_type: postgres\n\
+        databroker_storage_connection_string_file: /no/dsn\ndatabroker_storage_keys_file: /no/keys\n\
+        downstream_mtls: {ca_file: /no/ca}\ngrpc_insecure: true\n\
+        authenticate_service_url: https://auth.corp.test\n\
+        authorize_service_url: http://z\ndatabroker_service_url: http://d\n\
+        shared_secret: yM8aAeZc3VOSnmgCcCIKVmz6kSC5YtULfKQr2LDIFeY=\n";
+    let missing = |services: &str| {
+        let mut files: Vec<String> = errors(&loaded_with(files, &[("SERVICES", services)]))
+            .iter()
+            .map(|told| told.replace("there is no file /no/", ""))
+            .collect();
+        files.sort();
+        files.join(" ")
+    };
+    assert_eq!(missing("proxy"), "ca cert cookie key signing");
+    assert_eq!(missing("authorize"), "ca signing");
+    assert_eq!(missing("authenticate"), "cert cookie key signing");
+    assert_eq!(missing("databroker"), "dsn keys");
 }
 
 #[test]
@@ -324,10 +415,63 @@ fn grpc_listens_on_loopback_in_all_in_one() {
         Some("127.0.0.1:5444")
     );
     assert_eq!(listen("grpc_address: ''\n"), None);
-    assert!(
-        said("address: ':9000'\ngrpc_address: '0.0.0.0:9000'\n")
-            .contains("one listener for both is not supported yet")
+}
+
+#[test]
+fn two_listeners_on_one_port_are_told_with_both_keys() {
+    for (keys, both, port) in [
+        (
+            "address: ':9000'\ngrpc_address: '0.0.0.0:9000'\n",
+            ["address", "grpc_address"],
+            9000,
+        ),
+        (
+            "address: 127.0.0.1:9000\ngrpc_address: ':9000'\n",
+            ["address", "grpc_address"],
+            9000,
+        ),
+        (
+            "http_redirect_addr: ':443'\n",
+            ["address", "http_redirect_addr"],
+            443,
+        ),
+        (
+            "metrics_address: ':28080'\n",
+            ["metrics_address", "health_check_addr"],
+            28080,
+        ),
+        (
+            "address: ':28080'\n",
+            ["address", "health_check_addr"],
+            28080,
+        ),
+    ] {
+        let loaded = loaded(keys);
+        let [first, later] = both;
+        assert_eq!(
+            errors(&loaded),
+            [format!("`{first}` and `{later}` both take port {port}")]
+        );
+    }
+    // Other interfaces of one machine, and ports that the kernel chooses.
+    assert_eq!(
+        said("address: 127.0.0.1:9000\ngrpc_address: '127.0.0.2:9000'\n"),
+        ""
     );
+    assert_eq!(
+        said("address: '127.0.0.1:0'\ngrpc_address: '127.0.0.1:0'\n"),
+        ""
+    );
+    // Each alone has one of the two listeners only.
+    for service in ["proxy", "authenticate", "authorize", "databroker"] {
+        let text = format!(
+            "{}address: ':9000'\ngrpc_address: ':9000'\ngrpc_insecure: true\n\
+             authorize_service_url: http://z\ndatabroker_service_url: http://d\n",
+            base()
+        );
+        let loaded = loaded_with(&text, &[("SERVICES", service)]);
+        assert!(loaded.config.is_some(), "{service}: {}", loaded.diagnostics);
+    }
 }
 
 #[test]
@@ -380,6 +524,48 @@ fn secrets_rotate_as_lists_and_come_from_files() {
     assert_eq!((secrets.shared.len(), secrets.cookie.len()), (1, 2));
     assert_eq!(secrets.cookie[1], secrets.shared[0]);
     assert_eq!(loaded.files, [file]);
+}
+
+#[test]
+fn signing_keys_rotate_as_lists_and_with_the_shared_secret() {
+    let key = |text: &str| format!("signing_key: {text}\n");
+    let published = |text: &str| {
+        let config = loaded_with(text, &[]).config.unwrap();
+        let jwks: serde_json::Value =
+            serde_json::from_str(&config.signing_keys.jwks().body).unwrap();
+        let kids = jwks["keys"].as_array().unwrap().iter();
+        let kids: Vec<String> = kids
+            .map(|key| key["kid"].as_str().unwrap().into())
+            .collect();
+        assert_eq!(kids[0], config.signing_keys.kid(), "the first signs");
+        kids
+    };
+    let (old, new) = (
+        "yM8aAeZc3VOSnmgCcCIKVmz6kSC5YtULfKQr2LDIFeY=",
+        "1pvXsrWdiTKPnNv3x6ehRzqrOYLM9TMmvE3tKmXQ9vM=",
+    );
+    let derived = |secrets: &str| {
+        published(&base().replacen(
+            &format!("shared_secret: {old}"),
+            &format!("shared_secret: {secrets}"),
+            1,
+        ))
+    };
+    let before = derived(old);
+    let added = derived(&format!("[{old}, {new}]"));
+    let turned = derived(&format!("[{new}, {old}]"));
+    assert_eq!((before.len(), added.len(), turned.len()), (1, 2, 2));
+    assert_eq!((&added[0], &added[1]), (&before[0], &turned[0]));
+    assert_eq!(turned[1], before[0]);
+    assert_eq!(derived(new), [turned[0].clone()]);
+
+    let pem = || STANDARD.encode(certificate(&["x.test"]).1);
+    let (one, two) = (pem(), pem());
+    let list = published(&format!("{}{}", base(), key(&format!("[{one}, {two}]"))));
+    let commas = published(&format!("{}{}", base(), key(&format!("'{one},{two}'"))));
+    let turned = published(&format!("{}{}", base(), key(&format!("[{two}, {one}]"))));
+    assert_eq!(list, commas);
+    assert_eq!(list.iter().rev().cloned().collect::<Vec<_>>(), turned);
 }
 
 #[test]
@@ -505,6 +691,153 @@ fn certificates_are_parsed_matched_and_named() {
         panic!()
     };
     assert!(list[0].self_signed);
+}
+
+#[test]
+fn metrics_have_tls_and_clients_with_certificates() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cert, key) = certificate(&["metrics.corp.test"]);
+    let write = |name: &str, content: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.display().to_string()
+    };
+    let (cert_file, key_file) = (write("cert.pem", &cert), write("key.pem", &key));
+    let inline = |text: &str| STANDARD.encode(text);
+    let address = "metrics_address: 127.0.0.1:9090\n";
+    let tls = |keys: &str| {
+        config(&format!("{address}{keys}"))
+            .metrics
+            .clone()
+            .unwrap()
+            .tls
+    };
+
+    assert!(tls("").is_none());
+    let by_file = format!(
+        "metrics_certificate_file: {cert_file}\nmetrics_certificate_key_file: {key_file}\n"
+    );
+    let open = tls(&by_file).unwrap();
+    assert_eq!(open.certificate.names, ["metrics.corp.test"]);
+    assert!(open.client_authorities.is_empty());
+    let by_value = format!(
+        "metrics_certificate: {}\nmetrics_certificate_key: {}\nmetrics_client_ca: {}\n",
+        inline(&cert),
+        inline(&key),
+        inline(&cert)
+    );
+    assert_eq!(tls(&by_value).unwrap().client_authorities.len(), 1);
+    let with_authority = format!("{by_file}metrics_client_ca_file: {cert_file}\n");
+    assert_eq!(tls(&with_authority).unwrap().client_authorities.len(), 1);
+    let both = format!("{address}{by_value}metrics_certificate_file: /nowhere\n");
+    assert!(said(&both).contains("`metrics_certificate_file` is not used"));
+
+    for (keys, words) in [
+        (
+            format!("metrics_certificate_file: {cert_file}\n"),
+            "`metrics_certificate` is set, but `metrics_certificate_key` is not",
+        ),
+        (
+            format!("metrics_client_ca_file: {cert_file}\n"),
+            "`metrics_client_ca` is set, but `metrics_certificate` is not",
+        ),
+        (
+            format!("{by_file}metrics_client_ca_file: {key_file}\n"),
+            "there is no certificate in",
+        ),
+        (
+            format!("{by_file}metrics_client_ca_file: /nowhere\n"),
+            "there is no file /nowhere",
+        ),
+    ] {
+        let loaded = loaded(&format!("{address}{keys}"));
+        assert!(loaded.config.is_none(), "{keys}");
+        assert!(errors(&loaded)[0].contains(words), "{}", loaded.diagnostics);
+    }
+}
+
+#[test]
+fn what_would_fail_at_the_start_is_told() {
+    for (keys, words) in [
+        (
+            "override_certificate_name: 'a b'\n",
+            "`override_certificate_name`: `a b` is no name that a certificate can have",
+        ),
+        (
+            "routes: [{from: https://a, to: https://b, tls_upstream_server_name: 'a b', allow_any_authenticated_user: true}]\n",
+            "`tls_upstream_server_name`: `a b` is no name that a certificate can have",
+        ),
+        (
+            "routes: [{from: https://a, to: https://b, allow_any_authenticated_user: true}, {name: x, from: https://a, to: https://b}]\n",
+            "this route is there twice",
+        ),
+    ] {
+        let loaded = loaded(keys);
+        assert!(loaded.config.is_none(), "{keys}");
+        assert!(errors(&loaded)[0].contains(words), "{}", loaded.diagnostics);
+    }
+    assert!(
+        loaded("override_certificate_name: '*.int.corp.test'\n")
+            .config
+            .is_some()
+    );
+}
+
+#[test]
+fn tls_derive_gives_a_certificate_and_whom_to_trust() {
+    let database = |keys: &str| {
+        loaded_with(
+            &format!("authenticate_service_url: https://auth.corp.test\n{SECRETS}{keys}"),
+            &[("SERVICES", "databroker")],
+        )
+    };
+    let names = |config: &Config| match &config.grpc.listener {
+        GrpcListenerSecurity::Tls(list) => list.iter().map(|it| it.names[0].clone()).collect(),
+        GrpcListenerSecurity::ClearText => Vec::new(),
+    };
+    let without = database("");
+    assert!(
+        without
+            .diagnostics
+            .to_string()
+            .contains("other services will not trust the self-signed one")
+    );
+    assert_eq!(names(&without.config.unwrap()), ["postern.invalid"]);
+
+    let derived = database("tls_derive: databroker.int.corp.test\n");
+    assert_eq!(derived.diagnostics.to_string(), "");
+    let derived = derived.config.unwrap();
+    assert_eq!(names(&derived), ["databroker.int.corp.test"]);
+    assert_eq!(derived.certificate_authorities.len(), 1);
+    // Whoever rotates the secret still trusts those that have the old one.
+    let rotating = database("tls_derive: '*.int.corp.test'\n").config.unwrap();
+    assert_eq!(
+        rotating.certificate_authorities,
+        derived.certificate_authorities
+    );
+    let two = SECRETS.replacen(
+        "shared_secret: ",
+        "shared_secret: 1pvXsrWdiTKPnNv3x6ehRzqrOYLM9TMmvE3tKmXQ9vM=,",
+        1,
+    );
+    let two = loaded_with(
+        &format!("authenticate_service_url: https://auth.corp.test\n{two}tls_derive: a.test\n"),
+        &[("SERVICES", "databroker")],
+    );
+    let two = two.config.unwrap().certificate_authorities.clone();
+    assert_eq!(two.len(), 2);
+    assert_eq!(two[1], derived.certificate_authorities[0]);
+
+    // Configured certificates come first, and HSTS rests on them.
+    let plain = database("grpc_insecure: true\ntls_derive: a.test\n");
+    assert!(names(&plain.config.unwrap()).is_empty());
+    for bad in ["10.0.0.1", "a b", "https://a.test"] {
+        let said = database(&format!("tls_derive: '{bad}'\n"));
+        assert_eq!(
+            errors(&said),
+            [format!("`tls_derive`: `{bad}` is no DNS name")]
+        );
+    }
 }
 
 #[test]
@@ -1016,7 +1349,10 @@ fn the_pages_example_is_valid_in_every_place() {
         .config
         .unwrap();
     assert_eq!(authorize.listen.grpc, Some("[::]:80".parse().unwrap()));
-    assert_eq!(authorize.grpc.listener, GrpcListenerSecurity::ClearText);
+    assert!(matches!(
+        authorize.grpc.listener,
+        GrpcListenerSecurity::ClearText
+    ));
     let authenticate = loaded_with(PAGE, &[("SERVICES", "authenticate"), ("ADDRESS", ":8443")])
         .config
         .unwrap();

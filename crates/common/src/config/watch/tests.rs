@@ -2,6 +2,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use super::*;
 use crate::config::load::tests::base;
 
@@ -32,7 +34,8 @@ impl Running {
         let outcomes = Arc::new(Mutex::new(Vec::new()));
         let stop = CancellationToken::new();
         let told = Arc::clone(&outcomes);
-        tokio::spawn(watch.run(stop.clone(), move |outcome| {
+        let hangup = signal(SignalKind::hangup()).unwrap();
+        tokio::spawn(watch.run(stop.clone(), hangup, move |outcome| {
             told.lock().unwrap().push(outcome.clone());
         }));
         Self {

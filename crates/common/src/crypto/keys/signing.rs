@@ -11,13 +11,9 @@ use aws_lc_rs::{
     },
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use p256::elliptic_curve::{
-    Curve as _,
-    bigint::{Encoding as _, NonZero, U256, U320},
-    sec1::ToEncodedPoint as _,
-};
+use p256::elliptic_curve::sec1::ToEncodedPoint as _;
 
-use super::{SecretKey, jwk::Jwks, jwk::Public, pem};
+use super::{SecretKey, jwk::Jwks, jwk::Public, p256_key, pem};
 use crate::crypto::base64url;
 
 /// `kid` of the signing key in the example of the High Availability page.
@@ -263,19 +259,14 @@ impl Pair {
     }
 }
 
-/// 40 bytes of HKDF, as a number modulo (order − 1), plus 1, is the private scalar on P-256.
 fn derived(secret: &[u8]) -> Option<SigningKey> {
     let mut wide = zeroize::Zeroizing::new([0; 40]);
     super::expand(secret, "derived-jwt-signing-key", wide.as_mut());
-    let modulus: U320 = (&p256::NistP256::ORDER.wrapping_sub(&U256::ONE)).into();
-    let modulus = Option::<NonZero<U320>>::from(NonZero::new(modulus))?;
-    let scalar: U256 = (&U320::from_be_slice(wide.as_ref()).rem(&modulus)).into();
-    let scalar = zeroize::Zeroizing::new(scalar.wrapping_add(&U256::ONE).to_be_bytes());
-    let secret = p256::SecretKey::from_slice(scalar.as_ref()).ok()?;
-    let point = secret.public_key().to_encoded_point(false);
+    let key = p256_key(&wide)?;
+    let point = key.public_key().to_encoded_point(false);
     let pair = EcdsaKeyPair::from_private_key_and_public_key(
         &ECDSA_P256_SHA256_FIXED_SIGNING,
-        scalar.as_ref(),
+        zeroize::Zeroizing::new(key.to_bytes()).as_ref(),
         point.as_bytes(),
     )
     .ok()?;

@@ -61,6 +61,12 @@ struct Shared {
 }
 
 impl Postgres {
+    /// Whether the certificates that the settings name can be used.
+    pub fn check(settings: &Settings) -> Result<(), StartError> {
+        tls::connector(&settings.tls)?;
+        Ok(())
+    }
+
     /// Begins to open the database, and goes on trying until it can; until then every call tells why not. Fails only
     /// when certificates named in the settings cannot be read, or no pool made.
     pub fn start(

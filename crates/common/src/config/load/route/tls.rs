@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use rustls::pki_types::ServerName;
+
 use super::super::super::diagnostic::{Diagnostic, code};
 use super::super::super::route::{ClientIdentity, CustomRoots, UpstreamTls, UpstreamVerification};
-use super::super::certificates::{certificate_list, private_key};
+use super::super::certificates::{authority_list, certificate_list, private_key};
 use super::super::reader::{Load, Section};
 
 pub fn upstream_tls(load: &mut Load<'_>, section: Section<'_>) -> UpstreamTls {
@@ -20,6 +22,18 @@ pub fn upstream_tls(load: &mut Load<'_>, section: Section<'_>) -> UpstreamTls {
     }
     let name = section.text(load, "tls_upstream_server_name");
     let old_name = section.text(load, "tls_server_name");
+    let server_name = name.or(old_name);
+    if let Some(name) = &server_name
+        && ServerName::try_from(name.value.as_str()).is_err()
+    {
+        load.invalid(
+            &name.place,
+            format!(
+                "`tls_upstream_server_name`: `{}` is no name that a certificate can have",
+                name.value
+            ),
+        );
+    }
     // Inline first; only one of the two is used.
     let custom = section
         .pem(load, "tls_custom_ca", "tls_custom_ca_file")
@@ -31,10 +45,10 @@ pub fn upstream_tls(load: &mut Load<'_>, section: Section<'_>) -> UpstreamTls {
         } else {
             UpstreamVerification::Verify
         },
-        server_name: name.or(old_name).map(|name| name.value),
+        server_name: server_name.map(|name| name.value),
         custom_roots: custom.and_then(|pem| {
             Some(CustomRoots {
-                certificates: certificate_list(load, &pem)?,
+                certificates: authority_list(load, &pem)?,
                 origin: pem.origin,
             })
         }),
