@@ -23,19 +23,21 @@ pub mod options;
 pub mod patch;
 pub mod payload;
 pub mod query;
+mod registry;
 pub mod server;
 mod start;
 pub mod storage;
 pub mod tidy;
 pub mod writer;
 
-pub use start::{StartError, start};
+pub use start::{StartError, check, start};
 
 use std::error::Error;
 use std::sync::Arc;
 
 use postern_common::rpc::stubs::databroker::Record;
 use postern_common::rpc::stubs::databroker::data_broker_service_server::DataBrokerServiceServer;
+use postern_common::rpc::stubs::registry::registry_server::RegistryServer;
 use postern_common::rpc::token::{self, TokenKeys};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -43,6 +45,7 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
 use crate::feed::{Feed, State};
+use crate::registry::Registry;
 use crate::server::Service;
 use crate::storage::{Operation, Storage};
 use crate::tidy::Housekeeping;
@@ -55,6 +58,7 @@ const MAX_MESSAGE: usize = 2 * writer::MAX_BATCH;
 #[derive(Clone)]
 pub struct Databroker {
     service: Service,
+    registry: Registry,
     tasks: TaskTracker,
 }
 
@@ -73,6 +77,7 @@ impl Databroker {
         tasks.spawn(tidy::run(Arc::clone(&storage), housekeeping, stop.clone()));
         tasks.close();
         Self {
+            registry: Registry::new(stop.clone()),
             service: Service {
                 storage,
                 writer,
@@ -84,11 +89,13 @@ impl Databroker {
         }
     }
 
-    /// The gRPC service; every call needs a token.
+    /// The gRPC services; every call needs a token.
     pub fn routes(&self, keys: TokenKeys) -> Routes {
         let service = DataBrokerServiceServer::new(self.service.clone())
             .max_decoding_message_size(MAX_MESSAGE);
-        token::require(Routes::new(service), keys, &[])
+        let registry = RegistryServer::new(self.registry.clone());
+        let routes = Routes::new(service).add_service(registry);
+        token::require(routes, keys, &[])
     }
 
     /// Whether the storage answers, since when not, and why.
