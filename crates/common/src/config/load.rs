@@ -184,9 +184,7 @@ fn config(load: &mut Load<'_>, map: &Map, origin: &Origin) -> Option<Config> {
     certificate_authorities.extend(derived.into_iter().flat_map(|derived| derived.authorities));
     let urls = services::urls(load, root, &services);
     let grpc = services::grpc(load, root, &services, shown.as_ref());
-    let signing_keys = secrets
-        .as_ref()
-        .and_then(|secrets| secrets::signing_keys(load, root, secrets, &services));
+    let signing_keys = secrets::signing_keys(load, root, secrets.as_ref(), &services);
     let provider = sign_in::provider(load, root, &services);
     let jwt_verifiers = sign_in::verifiers(load, root);
     let cookie = sign_in::cookie(load, root);

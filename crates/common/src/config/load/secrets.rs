@@ -78,7 +78,7 @@ pub fn secrets(load: &mut Load<'_>, root: Section<'_>, services: &Services) -> O
 pub fn signing_keys(
     load: &mut Load<'_>,
     root: Section<'_>,
-    secrets: &Secrets,
+    secrets: Option<&Secrets>,
     services: &Services,
 ) -> Option<Arc<SigningKeys>> {
     let mut sets = Vec::new();
@@ -107,7 +107,8 @@ pub fn signing_keys(
     }
     let keys = match SigningKeys::join(sets) {
         Some(keys) => Some(keys),
-        None => SigningKeys::join(secrets.shared.iter().filter_map(SigningKeys::derived_from)),
+        // What is wrong with the secrets has been told.
+        None => SigningKeys::join(secrets?.shared.iter().filter_map(SigningKeys::derived_from)),
     };
     if keys.is_none() {
         load.say(
