@@ -98,7 +98,7 @@ pub fn identity(
 
 /// A claim as one text: of the session, else of the user.
 fn configured_claim(person: &Person, claim: &str) -> Option<String> {
-    let of = |claims: &Claims| claims.get(claim).map(|values| joined(values));
+    let of = |claims: &Claims| claims.get(claim).map(|values| joined(&values));
     of(person.session_claims()).or_else(|| of(person.user_claims()))
 }
 
@@ -115,13 +115,8 @@ fn groups(person: Option<&Person>, filter: &[&str]) -> (Vec<Value>, usize) {
     let is_allowed = |group: &str| filter.is_empty() || filter.contains(&group);
     let directory = person.directory_groups().unwrap_or_default();
     if directory.is_empty() {
-        let all: Vec<Cow<'_, str>> = person
-            .session_claims()
-            .get("groups")
-            .into_iter()
-            .flatten()
-            .filter_map(claim_text)
-            .collect();
+        let claimed = person.session_claims().get("groups").unwrap_or_default();
+        let all: Vec<Cow<'_, str>> = claimed.iter().filter_map(claim_text).collect();
         let count = all.len();
         let kept: Vec<Value> = all
             .into_iter()

@@ -1,7 +1,7 @@
 //! What a decision is made on, beside the request, the route and the time.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -108,7 +108,7 @@ pub struct PersonVersions {
     pub groups: u64,
 }
 
-static NO_CLAIMS: Claims = Claims::new();
+static NO_CLAIMS: LazyLock<Claims> = LazyLock::new(Claims::default);
 
 impl Person {
     /// The session whose claims count.

@@ -1,7 +1,8 @@
 //! Records of the databroker as authorize uses them: decoded once when they arrive, with nothing
 //! in them that no decision needs.
 
-use std::collections::BTreeMap;
+mod claims;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -22,8 +23,7 @@ pub mod record_type {
     pub const DEVICE_ENROLLMENT: &str = "type.googleapis.com/pomerium.device.Enrollment";
 }
 
-/// Claims as they are stored: flattened keys, always lists.
-pub type Claims = BTreeMap<String, Vec<Value>>;
+pub use claims::Claims;
 
 /// Whether a provider's tokens are kept: only while a loaded route hands one to its upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,7 +153,7 @@ impl Session {
             } else {
                 Vec::new()
             },
-            claims: claims(message.claims),
+            claims: message.claims.into_iter().collect(),
             impersonates: message
                 .impersonate_session_id
                 .filter(|id| !id.is_empty())
@@ -180,7 +180,7 @@ impl User {
         Ok(Self {
             id: record.id.as_str().into(),
             email: message.email,
-            claims: claims(message.claims),
+            claims: message.claims.into_iter().collect(),
         })
     }
 }
@@ -252,15 +252,6 @@ fn text(value: &prost_types::Value) -> Option<String> {
         prost_types::value::Kind::StringValue(text) => Some(text.clone()),
         _ => None,
     }
-}
-
-fn claims<M>(map: M) -> Claims
-where
-    M: IntoIterator<Item = (String, prost_types::ListValue)>,
-{
-    map.into_iter()
-        .map(|(name, list)| (name, list.values.into_iter().map(json).collect()))
-        .collect()
 }
 
 fn json(value: prost_types::Value) -> Value {

@@ -1,6 +1,5 @@
 //! What tests of this crate share: a configuration, routes, people and requests to start from.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use postern_policy::Policy;
 use serde_json::{Value, json};
 
 use crate::facts::{Person, PersonKind, PersonVersions};
-use crate::records::{Session, User, record_type};
+use crate::records::{Claims, Session, User, record_type};
 
 pub const NOW: i64 = 1_767_225_600;
 
@@ -93,8 +92,7 @@ pub fn ann() -> Person {
                 user_id: "user-ann".into(),
                 idp_id: "IDP".into(),
                 valid_until: Some(at(NOW + 3600)),
-                claims: serde_json::from_value(json!({"groups": ["eng", "ops"], "name": ["Ann"]}))
-                    .unwrap(),
+                claims: Claims::of(json!({"groups": ["eng", "ops"], "name": ["Ann"]})),
                 impersonates: None,
                 devices: Vec::new(),
                 tokens: None,
@@ -106,7 +104,7 @@ pub fn ann() -> Person {
         user: Some(Arc::new(User {
             id: "user-ann".into(),
             email: "ann@corp.test".into(),
-            claims: BTreeMap::new(),
+            claims: Claims::default(),
         })),
         directory: None,
         group_names: Vec::new(),

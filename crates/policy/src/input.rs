@@ -2,6 +2,7 @@
 //!
 //! All of them are borrowed: they live in the request and in the records of the replica.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
@@ -13,6 +14,17 @@ use serde_json::Value;
 /// objects are flattened with dots (`{"a": {"b": 1}}` is `a.b: [1]`), a single value is a list of
 /// one. Names keep their case.
 pub type Claims = BTreeMap<String, Vec<Value>>;
+
+/// Where a policy looks claims up: [`Claims`], or whatever form they are kept in.
+pub trait ClaimSource: fmt::Debug + Sync {
+    fn get(&self, name: &str) -> Option<Cow<'_, [Value]>>;
+}
+
+impl ClaimSource for Claims {
+    fn get(&self, name: &str) -> Option<Cow<'_, [Value]>> {
+        self.get(name).map(|values| values.as_slice().into())
+    }
+}
 
 /// Everything that a policy may ask about a request.
 ///
@@ -114,8 +126,8 @@ pub struct Session<'a> {
     /// none, or none that can be trusted.
     pub email: Option<&'a str>,
     /// These win over `user_claims`: they are the newer ones.
-    pub session_claims: &'a Claims,
-    pub user_claims: &'a Claims,
+    pub session_claims: &'a dyn ClaimSource,
+    pub user_claims: &'a dyn ClaimSource,
     /// Group ids of the directory. `None` when the directory does not know the user: then the claim
     /// `groups` counts.
     pub groups: Option<&'a [String]>,

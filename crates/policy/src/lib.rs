@@ -121,7 +121,8 @@ mod tests;
 pub use error::PolicyError;
 pub use explain::{CriterionExplanation, Explanation, RuleExplanation};
 pub use input::{
-    Certificate, Claims, ClientCertificate, Device, Http, Input, NoRecords, Records, Session,
+    Certificate, ClaimSource, Claims, ClientCertificate, Device, Http, Input, NoRecords, Records,
+    Session,
 };
 pub use needs::{Fact, Needs};
 pub use notes::Note;

@@ -10,7 +10,7 @@ fn session(claims: Value) -> Arc<Session> {
         user_id: "user-1".into(),
         idp_id: String::new(),
         valid_until: None,
-        claims: serde_json::from_value(claims).unwrap(),
+        claims: Claims::of(claims),
         impersonates: None,
         devices: Vec::new(),
         tokens: None,
@@ -29,7 +29,7 @@ fn person(session_claims: Value, user_claims: Value) -> Person {
         user: Some(Arc::new(User {
             id: "user-1".into(),
             email: "a@example.com".into(),
-            claims: serde_json::from_value(user_claims).unwrap(),
+            claims: Claims::of(user_claims),
         })),
         directory: None,
         group_names: Vec::new(),

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::certificate::{CertificateFact, Leaf};
 use crate::facts::Rejection;
+use crate::records::Claims;
 use crate::testing::{NOW, ann, at, request, route};
 
 fn facts(visitor: Visitor) -> Facts {
@@ -23,7 +24,7 @@ fn person(email: &str, groups: &[&str]) -> Visitor {
     person.user = Some(user.into());
     if let crate::facts::PersonKind::Session { own, .. } = &mut person.kind {
         let mut session = (**own).clone();
-        session.claims = serde_json::from_value(json!({"groups": groups})).unwrap();
+        session.claims = Claims::of(json!({"groups": groups}));
         *own = session.into();
     }
     Visitor::Person(Box::new(person))
@@ -121,7 +122,7 @@ fn c31_values_of_claims() {
         let mut person = ann();
         if let crate::facts::PersonKind::Session { own, .. } = &mut person.kind {
             let mut session = (**own).clone();
-            session.claims = serde_json::from_value(claims.clone()).unwrap();
+            session.claims = Claims::of(claims.clone());
             *own = session.into();
         }
         Visitor::Person(Box::new(person))
@@ -343,7 +344,7 @@ fn a_service_account_has_its_users_claims() {
     let mut account = ann();
     account.kind = crate::facts::PersonKind::ServiceAccount;
     let user = crate::records::User {
-        claims: serde_json::from_value(json!({"groups": ["robots"]})).unwrap(),
+        claims: Claims::of(json!({"groups": ["robots"]})),
         ..account.user.as_deref().unwrap().clone()
     };
     account.user = Some(user.into());

@@ -3,7 +3,7 @@ use serde_json::json;
 
 use super::*;
 use crate::assertion::{Assertions, Audience, Key};
-use crate::records::Tokens;
+use crate::records::{Claims, Tokens};
 use crate::testing::{NOW, ann, at, config, request, route};
 
 fn assertion(person: Option<&Person>) -> std::sync::Arc<Assertion> {
@@ -64,7 +64,7 @@ fn identity_only_where_the_route_passes_it() {
 fn c65_kubernetes_impersonates_only_whom_we_say() {
     let mut person = ann();
     let mut session = (**person.session().unwrap()).clone();
-    session.claims.clear();
+    session.claims = Claims::default();
     person.kind = crate::facts::PersonKind::Session {
         own: session.into(),
         impersonated: None,

@@ -228,7 +228,7 @@ impl Data {
             record_type::SESSION => {
                 let session = Session::from_record(record, self.keep_tokens)?;
                 let impersonates = session.impersonates.is_some();
-                let changed = keep(&self.sessions, record, session);
+                let changed = keep(&self.sessions, &session.id.clone(), record, session);
                 if let Kept::Changed(before) = &changed {
                     let impersonated = before.as_ref().is_some_and(|s| s.impersonates.is_some());
                     self.count_impersonators(impersonated, impersonates);
@@ -236,13 +236,17 @@ impl Data {
                 }
                 self.session_change(&record.id, changed.is_change())
             }
-            record_type::USER => revisit(
-                keep(&self.users, record, User::from_record(record)?).is_change(),
-                Revisit::User,
-            ),
+            record_type::USER => {
+                let user = User::from_record(record)?;
+                revisit(
+                    keep(&self.users, &user.id.clone(), record, user).is_change(),
+                    Revisit::User,
+                )
+            }
             record_type::SERVICE_ACCOUNT => {
                 let account = ServiceAccount::from_record(record)?;
-                let changed = keep(&self.service_accounts, record, account).is_change();
+                let changed =
+                    keep(&self.service_accounts, &account.id.clone(), record, account).is_change();
                 if changed {
                     self.deleted.invalidate(record.id.as_str());
                 }
@@ -251,17 +255,14 @@ impl Data {
             record_type::DIRECTORY_USER => {
                 let user = DirectoryUser::from_record(record)?;
                 revisit(
-                    keep(&self.directory_users, record, user).is_change(),
+                    keep(&self.directory_users, &user.id.clone(), record, user).is_change(),
                     Revisit::User,
                 )
             }
             record_type::DIRECTORY_GROUP => {
                 // Only names of groups stand here, which no open request rests on.
-                keep(
-                    &self.directory_groups,
-                    record,
-                    DirectoryGroup::from_record(record)?,
-                );
+                let group = DirectoryGroup::from_record(record)?;
+                keep(&self.directory_groups, &group.id.clone(), record, group);
                 self.groups_version.fetch_add(1, Ordering::AcqRel);
                 Change::None
             }
@@ -338,13 +339,14 @@ impl<T> Kept<T> {
     }
 }
 
-fn keep<T: PartialEq>(table: &Table<T>, record: &Record, value: T) -> Kept<T> {
+/// `id` is the value's own, so that it is kept once.
+fn keep<T: PartialEq>(table: &Table<T>, id: &Arc<str>, record: &Record, value: T) -> Kept<T> {
     let value = Arc::new(value);
     let versioned = Versioned {
         version: record.version,
         value: Arc::clone(&value),
     };
-    match table.put(record.id.as_str().into(), versioned) {
+    match table.put(Arc::clone(id), versioned) {
         Put::Older => Kept::Unchanged,
         Put::Replaced(before) if *before == *value => Kept::Unchanged,
         Put::Replaced(before) => Kept::Changed(Some(before)),

@@ -1,5 +1,6 @@
 //! `claim/PATH`: what the identity provider says about the person.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde_json::Value;
@@ -31,10 +32,10 @@ pub(crate) struct ClaimName {
 }
 
 /// What is known of a claim.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum ClaimValue<'a> {
     /// Its values; none when the person does not have it.
-    Values(&'a [Value]),
+    Values(Cow<'a, [Value]>),
     /// The provider has it, but did not send it.
     Elsewhere,
 }
@@ -65,7 +66,7 @@ impl ClaimName {
         match find(&self.written).or_else(|| self.dotted.as_deref().and_then(find)) {
             Some(values) => ClaimValue::Values(values),
             None if find(&self.kept_elsewhere).is_some() => ClaimValue::Elsewhere,
-            None => ClaimValue::Values(&[]),
+            None => ClaimValue::Values(Cow::Borrowed(&[])),
         }
     }
 }
@@ -102,7 +103,7 @@ impl ClaimCriterion {
             return Finding::nobody(self.matcher.of_nothing());
         };
         let truth = match self.name.find(session) {
-            ClaimValue::Values(values) => self.matcher.matches(values, text::equals).into(),
+            ClaimValue::Values(values) => self.matcher.matches(&values, text::equals).into(),
             ClaimValue::Elsewhere => self.matcher.of_nothing(),
         };
         Finding::new(truth, Reason::ClaimOk, Reason::ClaimUnauthorized)
@@ -116,9 +117,11 @@ impl ClaimCriterion {
         match input.session {
             None => NOBODY.to_owned(),
             Some(session) => match self.name.find(&session) {
-                ClaimValue::Values([]) => "no such claim".to_owned(),
-                ClaimValue::Values([one]) => text::show(one),
-                ClaimValue::Values(values) => text::show_list(values),
+                ClaimValue::Values(values) => match &*values {
+                    [] => "no such claim".to_owned(),
+                    [one] => text::show(one),
+                    values => text::show_list(values),
+                },
                 ClaimValue::Elsewhere => {
                     "not sent: the provider keeps this claim elsewhere (`_claim_names`)".to_owned()
                 }

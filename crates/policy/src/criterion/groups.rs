@@ -1,5 +1,7 @@
 //! `groups`: ids of the directory's groups, else the claim `groups`.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use crate::criterion::person::NOBODY;
@@ -14,7 +16,7 @@ const CLAIM: &str = "groups";
 /// Groups from one source or the other.
 enum Groups<'a> {
     Directory(&'a [String]),
-    Claim(&'a [Value]),
+    Claim(Cow<'a, [Value]>),
     /// Nobody knows, which is not the same as being in no group.
     Unknown,
 }
@@ -41,7 +43,7 @@ pub(crate) fn evaluate(matcher: &ListMatcher, input: &Input<'_>) -> Finding {
     };
     let truth = match Groups::find(session) {
         Groups::Directory(groups) => matcher.matches(groups, |group, text| group == text).into(),
-        Groups::Claim(values) => matcher.matches(values, text::equals).into(),
+        Groups::Claim(values) => matcher.matches(&values, text::equals).into(),
         Groups::Unknown => matcher.of_nothing(),
     };
     Finding::new(truth, Reason::GroupsOk, Reason::GroupsUnauthorized)
@@ -56,7 +58,7 @@ pub(crate) fn met(input: &Input<'_>) -> String {
             let groups: Vec<Value> = groups.iter().map(|id| Value::from(id.as_str())).collect();
             format!("{} (from the directory)", text::show_list(&groups))
         }
-        Groups::Claim(values) => format!("{} (claim `groups`)", text::show_list(values)),
+        Groups::Claim(values) => format!("{} (claim `groups`)", text::show_list(&values)),
         Groups::Unknown => "groups are not known: neither a directory nor a claim".to_owned(),
     }
 }
