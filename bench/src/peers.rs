@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postern_tests::binaries::repository;
 use postern_tests::ports;
@@ -51,6 +51,19 @@ pub struct Peers {
     pub haproxy: Process,
     pub envoy: Process,
     pub always_yes: Process,
+}
+
+impl Drop for Peers {
+    /// The workers of nginx outlive a master that is killed.
+    fn drop(&mut self) {
+        if self.nginx.has_ended().is_none() {
+            self.nginx.signal("TERM");
+        }
+        let patience = Instant::now() + Duration::from_secs(5);
+        while self.nginx.has_ended().is_none() && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
 }
 
 /// Starts the upstream, which everybody needs to be there.
