@@ -5,7 +5,6 @@ _list:
 
 # Everything that has to pass: builds, then unit, property and end-to-end tests.
 test: prepare
-    cargo build --workspace --bins
     scripts/test.sh
 
 # Install or name what the end-to-end tests need: PostgreSQL, chromium and its driver, Python.

@@ -4,8 +4,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 left_out=$(mktemp)
 export POSTERN_TESTS_LEFT_OUT="$left_out"
-# Before the tests, which would share the cores with that build.
-if docker version >/dev/null 2>&1; then deploy/docker/build.sh; fi
+# Static like the binaries in the images, so that one build serves the tests and the images.
+CARGO_BUILD_TARGET=$(rustc -vV | sed -n 's/^host: //p')
+export CARGO_BUILD_TARGET RUSTFLAGS="-C target-feature=+crt-static"
+cargo build --workspace --bins
+if docker version >/dev/null 2>&1; then deploy/docker/build.sh dev; fi
 cargo test --workspace
 scripts/chart.sh
 .tools/python/bin/python -m pytest --quiet -p no:cacheprovider tests/deploy/*_runs.py

@@ -14,7 +14,7 @@ MATRIX = sorted((CHART / "ci").glob("*.yaml"))
 HELM = ROOT / ".tools/bin/helm"
 HELM_3 = ROOT / ".tools/helm3/helm"
 KUBECTL = ROOT / ".tools/bin/kubectl"
-POSTERN = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/postern"
+POSTERN = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / os.environ.get("CARGO_BUILD_TARGET", "") / "debug/postern"
 SERVICES = ["proxy", "authorize", "authenticate", "databroker"]
 
 
