@@ -5,12 +5,13 @@
 //! bounds time and size of each answer.
 
 use std::future::Future;
+use std::io::Read as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, Uri, header};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -148,7 +149,7 @@ impl HttpsClient {
             .request(request)
             .await
             .map_err(|error| failed(&error))?;
-        let (parts, body) = response.into_parts();
+        let (mut parts, body) = response.into_parts();
         let body = Limited::new(body, max_body)
             .collect()
             .await
@@ -162,7 +163,50 @@ impl HttpsClient {
                     failed(error.as_ref())
                 }
             })?;
-        Ok(Response::from_parts(parts, body.to_bytes().into()))
+        let body = match decoded(&mut parts.headers, body.to_bytes(), max_body) {
+            Ok(body) => body,
+            Err(Undecodable::TooLarge) => {
+                return Err(HttpClientError::TooLarge {
+                    host: host.to_owned(),
+                    limit: max_body,
+                });
+            }
+            Err(error) => return Err(failed(&error)),
+        };
+        Ok(Response::from_parts(parts, body))
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Undecodable {
+    #[error("the answer is too large when uncompressed")]
+    TooLarge,
+    #[error("the answer is compressed with {0}, which was not asked for")]
+    Coding(String),
+    #[error("the answer is no gzip although it says so: {0}")]
+    Gzip(#[from] std::io::Error),
+}
+
+/// The body without `Content-Encoding`. None is asked for, but some servers have nothing else.
+fn decoded(headers: &mut HeaderMap, body: Bytes, max: usize) -> Result<Vec<u8>, Undecodable> {
+    let Some(coding) = headers.remove(header::CONTENT_ENCODING) else {
+        return Ok(body.into());
+    };
+    let coding = String::from_utf8_lossy(coding.as_bytes()).to_ascii_lowercase();
+    match coding.trim() {
+        "" | "identity" => Ok(body.into()),
+        "gzip" | "x-gzip" => {
+            let mut decoded = Vec::new();
+            let limit = max.saturating_add(1) as u64;
+            flate2::read::MultiGzDecoder::new(&*body)
+                .take(limit)
+                .read_to_end(&mut decoded)?;
+            if decoded.len() > max {
+                return Err(Undecodable::TooLarge);
+            }
+            Ok(decoded)
+        }
+        other => Err(Undecodable::Coding(other.to_owned())),
     }
 }
 

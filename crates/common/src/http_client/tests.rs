@@ -189,3 +189,26 @@ async fn s47_answers_are_bounded_in_size_and_time_and_redirects_are_not_followed
         "{missing}"
     );
 }
+
+#[test]
+fn s47_bodies_are_uncompressed_within_the_same_bound() {
+    let gzip = |text: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        std::io::Write::write_all(&mut encoder, text).unwrap();
+        Bytes::from(encoder.finish().unwrap())
+    };
+    let decode = |coding: &'static str, body: Bytes| {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding));
+        decoded(&mut headers, body, 1000)
+    };
+    assert_eq!(decode("GZIP", gzip(b"{}")).unwrap(), b"{}");
+    assert_eq!(decode("identity", Bytes::from("{}")).unwrap(), b"{}");
+    assert_eq!(decode("gzip", gzip(&[b'x'; 1000])).unwrap().len(), 1000);
+    let bomb = decode("gzip", gzip(&[b'x'; 1_000_000]));
+    assert!(matches!(bomb, Err(Undecodable::TooLarge)));
+    let plain = decode("gzip", Bytes::from("{}"));
+    assert!(matches!(plain, Err(Undecodable::Gzip(_))));
+    let other = decode("br", Bytes::from("x"));
+    assert!(matches!(other, Err(Undecodable::Coding(c)) if c == "br"));
+}
