@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use http::{Request, Response, StatusCode, header};
 use postern_common::http_client::{HttpClientError, HttpsClient, Limits};
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use crate::error::ProviderError;
 
@@ -17,6 +18,9 @@ pub const MAX_BODY: usize = 1 << 20;
 
 /// How long one call may take, from the connection to the last byte.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// How often a document may have moved.
+const MAX_REDIRECTS: usize = 3;
 
 /// How long a refresh may take. Nobody waits for it, and giving up on one whose token is already
 /// spent loses the session: with rotating tokens the answer holds the only one that is left.
@@ -147,16 +151,30 @@ impl HttpClient {
         })
     }
 
-    /// GET of a JSON document that must be there.
+    /// GET of a JSON document that must be there. What is asked for without any secret may have
+    /// moved, but never from https to http.
     pub(crate) async fn document(&self, url: &url::Url) -> Result<Vec<u8>, ProviderError> {
-        let answer = self.call(get(url, None)?).await?;
-        if answer.status == StatusCode::OK {
-            return Ok(answer.body);
+        let until = Instant::now() + DEADLINE;
+        let (mut at, mut left) = (url.clone(), DEADLINE);
+        for _ in 0..=MAX_REDIRECTS {
+            let answer = self.call_within(get(&at, None)?, left).await?;
+            if answer.status == StatusCode::OK {
+                return Ok(answer.body);
+            }
+            let Some(next) = answer.moved_from(&at) else {
+                // Not there (yet), or gone: nothing that says no to a person.
+                return Err(ProviderError::Unreachable {
+                    endpoint: answer.endpoint,
+                    reason: format!("status {}", answer.status.as_u16()),
+                    retry_after: None,
+                });
+            };
+            at = next;
+            left = until.saturating_duration_since(Instant::now());
         }
-        // Not there (yet), behind a login page, moved: nothing that says no to a person.
         Err(ProviderError::Unreachable {
-            endpoint: answer.endpoint,
-            reason: format!("status {}", answer.status.as_u16()),
+            endpoint: shown(url),
+            reason: format!("more than {MAX_REDIRECTS} redirects"),
             retry_after: None,
         })
     }
@@ -197,6 +215,15 @@ pub(crate) fn post(
 }
 
 impl Answer {
+    /// Where a redirect leads.
+    fn moved_from(&self, asked: &url::Url) -> Option<url::Url> {
+        let moved = matches!(self.status.as_u16(), 301 | 302 | 303 | 307 | 308);
+        let location = self.headers.get(header::LOCATION).filter(|_| moved)?;
+        let next = asked.join(location.to_str().ok()?).ok()?;
+        let safe = next.scheme() == "https" || next.scheme() == asked.scheme();
+        safe.then_some(next)
+    }
+
     /// The body as JSON, whatever the content type says.
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, ProviderError> {
         serde_json::from_slice(&self.body).map_err(|e| {

@@ -51,7 +51,8 @@ pub(crate) struct State {
     pub discovery: Change,
     pub id_token: Change,
     pub user_info: Change,
-    /// Answers that take the place of the honest ones, by path.
+    /// Answers that take the place of the honest ones, by path. The text of a redirect is where it
+    /// leads.
     pub instead: HashMap<&'static str, (u16, String)>,
     /// How long each answer takes.
     pub delay: Duration,
@@ -223,7 +224,12 @@ impl State {
                 .into_owned()
                 .collect();
             self.forms.push((form, None));
-            return reply(*status, body.clone());
+            let mut answer = reply(*status, body.clone());
+            if (300..400).contains(status) {
+                let location = body.parse().unwrap();
+                answer.headers_mut().insert("location", location);
+            }
+            return answer;
         }
         match path.as_str() {
             "/.well-known/openid-configuration" => {

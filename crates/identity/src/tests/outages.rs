@@ -1,7 +1,9 @@
 //! A provider that is away, slow or overloaded, and one that comes back: C16, W6, W17, checklist 47.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::time::Instant;
 
 use postern_common::config::ProviderKind;
@@ -217,4 +219,23 @@ async fn a_provider_that_nobody_holds_is_left_alone() {
     let before = idp.asked(DISCOVERY);
     tokio::time::sleep(Duration::from_secs(36_000)).await;
     assert_eq!(idp.asked(DISCOVERY), before);
+}
+
+#[tokio::test]
+async fn keys_that_moved_are_found() {
+    for (moved_to, found) in [
+        ("/jwks", true),
+        ("https://idp.corp.test/jwks", true),
+        ("http://idp.corp.test/jwks", false),
+        ("/old-jwks", false),
+    ] {
+        let idp = Idp::new();
+        idp.set(|s| {
+            s.discovery = Arc::new(|d| d["jwks_uri"] = json!(format!("{ISSUER}/old-jwks")));
+            s.instead.insert("/old-jwks", (302, moved_to.into()));
+        });
+        let signed_in = sign_in(&*idp.provider()).await;
+        assert_eq!(signed_in.is_ok(), found, "{moved_to}: {signed_in:?}");
+        assert!(idp.asked("/old-jwks") <= 4);
+    }
 }
