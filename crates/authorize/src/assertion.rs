@@ -177,8 +177,8 @@ pub struct Assertion {
     pub token: HeaderValue,
     pub claim_headers: Vec<(HeaderName, HeaderValue)>,
     pub email: String,
-    /// Groups joined by commas, for `Impersonate-Group`.
-    pub groups: String,
+    /// For `Impersonate-Group`.
+    pub groups: Vec<String>,
     pub removed_groups: usize,
     made_at: Timestamp,
 }
@@ -219,11 +219,12 @@ fn weight(key: &Key, assertion: &Assertion) -> u32 {
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len())
         .sum();
+    let groups: usize = assertion.groups.iter().map(String::len).sum();
     let bytes = OVERHEAD
         + key.host.len()
         + assertion.token.len()
         + assertion.email.len()
-        + assertion.groups.len()
+        + groups
         + headers;
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
@@ -267,12 +268,16 @@ fn sign(
         removed_groups,
     } = identity(person, audience, now, id);
     let claim_headers = claim_headers(&claims, audience.claims_headers);
-    let text = |name: &str| match claims.get(name) {
+    let email = match claims.get("email") {
         Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(values)) => joined(values),
         _ => String::new(),
     };
-    let (email, groups) = (text("email"), text("groups"));
+    let groups = match claims.get("groups") {
+        Some(Value::Array(values)) => values.iter().filter_map(claim_text).collect(),
+        _ => Vec::new(),
+    };
+    let groups: Vec<Cow<'_, str>> = groups;
+    let groups = groups.into_iter().map(Cow::into_owned).collect();
     let token = signing_keys.sign(&Value::Object(claims))?;
     Ok(Assertion {
         token: header_value(&token),

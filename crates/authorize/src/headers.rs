@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderName, HeaderValue};
-use postern_common::authz::CheckRequest;
+use postern_common::authz::{CheckRequest, ConsumedCredentials};
 use postern_common::config::{HeaderTemplate, LoadBalancing, PassIdentity, Route, TemplatePart};
+use postern_common::web::credentials::{OwnNames, is_own_authorization};
 use sha2::{Digest as _, Sha256};
 
 use crate::assertion::{ASSERTION_HEADER, Assertion, header_value};
@@ -24,9 +25,12 @@ pub struct Sources<'a> {
     pub person: Option<&'a Person>,
     pub assertion: Option<&'a Assertion>,
     pub certificate: Option<&'a Leaf>,
+    pub own_names: &'a OwnNames,
+    pub consumed: ConsumedCredentials,
 }
 
-/// Headers to set, and headers of the client to remove.
+/// Headers to set, in place of the client's (a name that stands here several times is several
+/// headers), and headers of the client to remove.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
     pub set: Vec<(HeaderName, HeaderValue)>,
@@ -56,7 +60,7 @@ pub fn for_upstream(route: &Route, from: &Sources<'_>) -> Changes {
         changes.set.extend(assertion.claim_headers.iter().cloned());
     }
     if let (Some(token), Some(assertion)) = (&route.kubernetes_token, from.assertion) {
-        kubernetes(token.reveal(), assertion, from.request, &mut changes);
+        kubernetes(token.reveal(), assertion, from, &mut changes);
     }
     if let (Some(person), Some(target)) = (from.person, route.upstream())
         && matches!(
@@ -77,19 +81,26 @@ pub fn for_upstream(route: &Route, from: &Sources<'_>) -> Changes {
 
 /// The API server trusts the service account's token, so nothing of the client's may say whom to
 /// impersonate.
-fn kubernetes(token: &str, assertion: &Assertion, request: &CheckRequest, changes: &mut Changes) {
+fn kubernetes(token: &str, assertion: &Assertion, from: &Sources<'_>, changes: &mut Changes) {
     changes
         .set
         .push((AUTHORIZATION, header_value(&format!("Bearer {token}"))));
-    for (name, text) in [
-        (IMPERSONATE_USER, &assertion.email),
-        (IMPERSONATE_GROUP, &assertion.groups),
-    ] {
-        if !text.is_empty() {
-            changes.set.push((name, header_value(text)));
+    // Whoever has no address is still somebody, and not the service account itself.
+    let user = match from.person {
+        Some(person) if assertion.email.is_empty() => &*person.user_id,
+        _ => &*assertion.email,
+    };
+    // The API server takes each header for one group.
+    let groups = assertion.groups.iter().map(String::as_str);
+    let groups = groups.map(|group| (IMPERSONATE_GROUP, group));
+    for (name, text) in std::iter::once((IMPERSONATE_USER, user)).chain(groups) {
+        let value = header_value(text);
+        if !value.is_empty() {
+            changes.set.push((name, value));
         }
     }
-    let sent: BTreeSet<&str> = request
+    let sent: BTreeSet<&str> = from
+        .request
         .headers
         .keys()
         .map(HeaderName::as_str)
@@ -105,10 +116,6 @@ fn kubernetes(token: &str, assertion: &Assertion, request: &CheckRequest, change
 /// A value of `set_request_headers`. What a reference has no value for is empty.
 fn fill(template: &HeaderTemplate, from: &Sources<'_>) -> String {
     let tokens = from.person.and_then(Person::tokens);
-    let header = |name: &HeaderName| {
-        let value = from.request.headers.get(name)?;
-        value.to_str().ok()
-    };
     let mut filled = String::new();
     for part in &template.0 {
         match part {
@@ -133,12 +140,27 @@ fn fill(template: &HeaderTemplate, from: &Sources<'_>) -> String {
                 filled.push_str(&listed(from.certificate.map(|leaf| &leaf.san_email)));
             }
             TemplatePart::RequestHeader(name) => {
-                filled.push_str(header(name).unwrap_or_default());
+                let value = foreign_header(name, from);
+                let text = value.as_ref().and_then(|value| value.to_str().ok());
+                filled.push_str(text.unwrap_or_default());
             }
             TemplatePart::Unknown => {}
         }
     }
     filled
+}
+
+/// A header of the client, as far as an upstream may see it: under another name our credentials
+/// would reach it all the same.
+fn foreign_header(name: &HeaderName, from: &Sources<'_>) -> Option<HeaderValue> {
+    let headers = &from.request.headers;
+    if *name == COOKIE {
+        return from.own_names.foreign_cookies(headers);
+    }
+    let value = headers.get(name)?;
+    let ours = from.own_names.forbids(name)
+        || (*name == AUTHORIZATION && is_own_authorization(value, from.consumed));
+    (!ours).then(|| value.clone())
 }
 
 /// A comma list. A name that contains a comma would read as two, so it is left out.

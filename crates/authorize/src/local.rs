@@ -220,6 +220,8 @@ impl Local {
                 person,
                 assertion: assertion.as_deref(),
                 certificate: facts.certificate.presented(),
+                own_names: &snapshot.own_names,
+                consumed,
             },
         );
         self.tell_of_large_headers(&changes, route);

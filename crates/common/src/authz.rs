@@ -85,6 +85,7 @@ pub enum Decision {
 pub struct Allow {
     /// Replace what the client sent under the same name; an empty value stays, so that nobody can
     /// forge a claim that is missing.
+    /// In place of the client's. A name that stands here several times is several headers.
     pub set_headers: Vec<(HeaderName, HeaderValue)>,
     pub remove_headers: Vec<HeaderName>,
     /// The request's session, when there is one.

@@ -91,7 +91,15 @@ fn refuse(
 }
 
 fn allowed(allow: &Allow, request: &CheckRequest, own: &OwnNames) -> proto::CheckResponse {
-    let mut headers: Vec<_> = allow.set_headers.iter().map(overwrite).collect();
+    let mut headers = Vec::with_capacity(allow.set_headers.len());
+    for (index, header) in allow.set_headers.iter().enumerate() {
+        let mut before = allow.set_headers.iter().take(index);
+        headers.push(if before.any(|(name, _)| *name == header.0) {
+            append(&header.0, &header.1)
+        } else {
+            overwrite(header)
+        });
+    }
     let set = |name: &HeaderName| allow.set_headers.iter().any(|(known, _)| known == name);
     let mut remove: BTreeSet<&str> = allow
         .remove_headers
@@ -186,7 +194,7 @@ fn overwrite((name, value): &(HeaderName, HeaderValue)) -> HeaderValueOption {
     option(name, value, HeaderAppendAction::OverwriteIfExistsOrAdd)
 }
 
-/// Several cookies are several headers.
+/// Several cookies, or several groups, are several headers.
 fn append(name: &HeaderName, value: &HeaderValue) -> HeaderValueOption {
     option(name, value, HeaderAppendAction::AppendIfExistsOrAdd)
 }

@@ -33,6 +33,10 @@ fn assertion(person: Option<&Person>) -> std::sync::Arc<Assertion> {
         .unwrap()
 }
 
+fn own_names() -> OwnNames {
+    OwnNames::new("_pomerium", [])
+}
+
 fn texts(changes: &Changes) -> Vec<(&str, &str)> {
     changes
         .set
@@ -51,6 +55,8 @@ fn identity_only_where_the_route_passes_it() {
         person: Some(&person),
         assertion: Some(&made),
         certificate: None,
+        own_names: &own_names(),
+        consumed: ConsumedCredentials::default(),
     };
     let mut route = route("r", &json!([]));
     assert_eq!(for_upstream(&route, &from), Changes::default());
@@ -86,6 +92,8 @@ fn c65_kubernetes_impersonates_only_whom_we_say() {
         person: Some(&person),
         assertion: Some(&made),
         certificate: None,
+        own_names: &own_names(),
+        consumed: ConsumedCredentials::default(),
     };
     let changes = for_upstream(&route, &from);
     assert_eq!(
@@ -133,6 +141,8 @@ fn templates() {
         person: Some(&person),
         assertion: Some(&made),
         certificate: Some(&leaf),
+        own_names: &own_names(),
+        consumed: ConsumedCredentials::default(),
     };
     let text = |text: &str| TemplatePart::Text(text.to_owned());
     let jwt = made.token.to_str().unwrap();
@@ -168,4 +178,81 @@ fn templates() {
         HeaderTemplate(vec![TemplatePart::AccessToken]),
     )];
     assert_eq!(texts(&for_upstream(&route, &from)), [("x-set", "")]);
+}
+
+#[test]
+fn c65_each_group_is_a_header() {
+    let mut person = ann();
+    let mut session = (**person.session().unwrap()).clone();
+    let groups = vec![json!("eng"), json!("CN=ops,DC=corp"), json!("a\nb")];
+    session.claims = std::iter::once(("groups".to_owned(), groups)).collect();
+    person.kind = crate::facts::PersonKind::Session {
+        own: session.into(),
+        impersonated: None,
+    };
+    let mut made = std::sync::Arc::into_inner(assertion(Some(&person))).unwrap();
+    let request = request("/api", &[]);
+    let mut route = route("r", &json!([]));
+    route.kubernetes_token = Some(Secret::new("T".into()));
+    let set = |made: &Assertion| {
+        let from = Sources {
+            request: &request,
+            person: Some(&person),
+            assertion: Some(made),
+            certificate: None,
+            own_names: &own_names(),
+            consumed: ConsumedCredentials::default(),
+        };
+        for_upstream(&route, &from)
+    };
+    assert_eq!(
+        texts(&set(&made))[1..],
+        [
+            ("impersonate-user", "ann@corp.test"),
+            ("impersonate-group", "eng"),
+            ("impersonate-group", "CN=ops,DC=corp"),
+        ]
+    );
+    made.email = String::new();
+    assert_eq!(
+        texts(&set(&made))[1],
+        ("impersonate-user", &*person.user_id)
+    );
+}
+
+#[test]
+fn s05_no_credential_of_ours_passes_under_another_name() {
+    let request = request(
+        "/",
+        &[
+            ("cookie", "_pomerium=handle; theme=dark"),
+            ("authorization", "Pomerium handle"),
+            ("x-pomerium-authorization", "handle"),
+        ],
+    );
+    let mut route = route("r", &json!([]));
+    let copied = ["cookie", "authorization", "x-pomerium-authorization"];
+    route.request_headers.set = copied
+        .map(|name| {
+            let part = TemplatePart::RequestHeader(name.parse().unwrap());
+            let copy = format!("x-copied-{name}").parse().unwrap();
+            (copy, HeaderTemplate(vec![part]))
+        })
+        .into();
+    let from = Sources {
+        request: &request,
+        person: None,
+        assertion: None,
+        certificate: None,
+        own_names: &own_names(),
+        consumed: ConsumedCredentials::default(),
+    };
+    assert_eq!(
+        texts(&for_upstream(&route, &from)),
+        [
+            ("x-copied-cookie", "theme=dark"),
+            ("x-copied-authorization", ""),
+            ("x-copied-x-pomerium-authorization", ""),
+        ]
+    );
 }

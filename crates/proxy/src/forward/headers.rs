@@ -144,6 +144,9 @@ impl HeaderRules {
     }
 
     fn identity(&self, out: &mut HeaderMap, allow: &Allow, pass: PassIdentity) {
+        for (name, _) in &allow.set_headers {
+            out.remove(name);
+        }
         for (name, value) in &allow.set_headers {
             let hidden = pass == PassIdentity::No
                 && (*name == ASSERTION
@@ -151,7 +154,7 @@ impl HeaderRules {
                     || name.as_str().starts_with("x-pomerium-claim-")
                     || self.own.is_claim(name));
             if !hidden {
-                out.insert(name, value.clone());
+                out.append(name, value.clone());
             }
         }
     }

@@ -259,9 +259,18 @@ fn c65_kubernetes_headers_are_ours_alone() {
     let allow = set(&[
         ("authorization", "Bearer T"),
         ("impersonate-user", "ann@corp.test"),
+        ("impersonate-group", "eng"),
+        ("impersonate-group", "ops"),
     ]);
     let out = send(&given, &allow);
     assert_eq!(out[AUTHORIZATION], "Bearer T");
+    let groups = out.get_all("impersonate-group").iter();
+    assert_eq!(groups.collect::<Vec<_>>(), ["eng", "ops"]);
+    let allow = set(&[
+        ("authorization", "Bearer T"),
+        ("impersonate-user", "ann@corp.test"),
+    ]);
+    let out = send(&given, &allow);
     assert_eq!(out.get_all("impersonate-user").iter().count(), 1);
     assert_eq!(out["impersonate-user"], "ann@corp.test");
     assert!(!out.contains_key("impersonate-group"));
