@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, header};
 
 use super::super::diagnostic::{Diagnostic, code};
 use super::super::options::{
@@ -101,7 +101,7 @@ pub fn response_headers(load: &mut Load<'_>, section: Section<'_>) -> Written {
     let headers = pairs.iter().filter_map(|(name, value)| {
         // Pomerium's values are format strings, in which a per cent sign is doubled.
         let text = At::new(value.value.replace("%%", "%"), value.place.clone());
-        Some((header_name(load, name)?, header_value(load, &text)?))
+        Some((settable_header(load, name)?, header_value(load, &text)?))
     });
     Written::Headers(headers.collect())
 }
@@ -148,6 +148,40 @@ pub fn header_name(load: &mut Load<'_>, name: &At<String>) -> Option<HeaderName>
         );
         None
     }
+}
+
+/// The name of a header that may be set. What frames a message or belongs to one connection is
+/// not for a configuration: with a wrong length, the end of one message is read as another.
+pub fn settable_header(load: &mut Load<'_>, name: &At<String>) -> Option<HeaderName> {
+    const OF_CONNECTION: [HeaderName; 7] = [
+        header::CONNECTION,
+        header::CONTENT_LENGTH,
+        header::HOST,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ];
+    let header = header_name(load, name)?;
+    if !OF_CONNECTION.contains(&header) {
+        return Some(header);
+    }
+    let diagnostic = Diagnostic::warning(
+        code::INVALID_VALUE,
+        format!(
+            "`{}` can't be set and is left out: it belongs to the connection",
+            name.value
+        ),
+    );
+    let diagnostic = diagnostic.at(&name.place);
+    load.say(if header == header::HOST {
+        diagnostic.help("use `host_rewrite`")
+    } else if header == header::UPGRADE || header == header::CONNECTION {
+        diagnostic.help("use `allow_websockets`")
+    } else {
+        diagnostic
+    });
+    None
 }
 
 pub fn header_value(load: &mut Load<'_>, value: &At<String>) -> Option<HeaderValue> {
@@ -213,7 +247,7 @@ fn claims_headers(load: &mut Load<'_>, root: Section<'_>) -> Vec<(HeaderName, St
     };
     let mut headers: Vec<(HeaderName, String)> = Vec::new();
     for (header, claim) in pairs {
-        if let Some(name) = header_name(load, &header) {
+        if let Some(name) = settable_header(load, &header) {
             headers.push((name, claim));
         }
     }

@@ -25,6 +25,13 @@ pub fn downstream_mtls(
     }
     let section = root.section(load, "downstream_mtls", "downstream_mtls.")?;
     if !section.has("ca") && !section.has("ca_file") {
+        for name in ["ca", "ca_file"] {
+            if let Some(place) = section.place(name).filter(|_| section.is_empty(name)) {
+                // Whoever wrote the key wants certificates asked for.
+                load.invalid(place, format!("`downstream_mtls.{name}` is empty"));
+                return None;
+            }
+        }
         let place = section.place.cloned();
         let mut diagnostic = Diagnostic::warning(
             code::MISSING_KEY,

@@ -163,8 +163,14 @@ impl<'a> Section<'a> {
         self.map.key(name).map(|key| &key.place).or(self.place)
     }
 
+    /// Empty text counts as absent, as templates leave it behind.
     pub fn has(&self, name: &str) -> bool {
-        self.node(name).is_some()
+        self.node(name).is_some() && !self.is_empty(name)
+    }
+
+    pub fn is_empty(&self, name: &str) -> bool {
+        let text = self.node(name).and_then(scalar);
+        text.is_some_and(|text| text.value.is_empty())
     }
 
     /// The scalar's text as written. Empty text counts as absent.
@@ -346,7 +352,14 @@ impl<'a> Section<'a> {
                 .at(&inline.place),
             );
         }
-        load.read_text(&path).map(|text| At::new(text, path.place))
+        let text = load.read_text(&path)?;
+        if text.is_empty() {
+            load.say(
+                Diagnostic::error(code::FILE, format!("{} is empty", path.value)).at(&path.place),
+            );
+            return None;
+        }
+        Some(At::new(text, path.place))
     }
 
     /// PEM: `NAME` as base64 (or as it is), else the content of `NAME_file`. `label` tells which.

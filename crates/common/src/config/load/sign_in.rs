@@ -232,6 +232,22 @@ pub fn cookie(load: &mut Load<'_>, root: Section<'_>) -> CookieOptions {
     }
     let domain = root.text(load, "cookie_domain");
     if let Some(domain) = &domain {
+        let name = domain.value.trim_start_matches('.');
+        let label = |label: &str| {
+            !label.is_empty()
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        };
+        if !name.split('.').all(label) {
+            load.invalid(
+                &domain.place,
+                format!(
+                    "`cookie_domain`: {} is no domain; write it like example.com",
+                    domain.value
+                ),
+            );
+        }
         load.say(
             Diagnostic::warning(
                 code::EXPOSED,

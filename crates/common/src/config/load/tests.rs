@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::*;
-use crate::config::diagnostic::Severity;
+use crate::config::diagnostic::{Diagnostic, Severity};
 use crate::config::{
     FromScheme, GrpcListenerSecurity, HostHeader, PassIdentity, PathMatcher, PathRewrite,
     ProviderKind, Route, SameSite, ServerTls, StorageOptions, UpstreamProtocol,
@@ -1402,6 +1402,149 @@ fn c74_a_cookie_for_a_whole_domain_is_warned_of() {
         said("cookie_domain: corp.test\n")
             .contains("warning[exposed]: with `cookie_domain` every host below corp.test")
     );
+}
+
+#[test]
+fn s23_a_configuration_does_not_frame_messages() {
+    for name in ["Content-Length", "transfer-encoding", "Connection", "Host"] {
+        let added = format!(
+            "jwt_claims_headers: {{{name}: email}}\n\
+             routes:\n- {{from: https://a, to: http://b, allow_any_authenticated_user: 'true', \
+             set_request_headers: {{{name}: '5'}}, set_response_headers: {{{name}: '5'}}}}\n"
+        );
+        let told = said(&added);
+        let expected = format!("`{name}` can't be set and is left out");
+        assert_eq!(told.matches(&expected).count(), 3, "{told}");
+        let config = config(&added);
+        let route = &config.routes[0];
+        let name: ::http::HeaderName = name.parse().unwrap();
+        assert!(route.request_headers.set.is_empty());
+        assert!(config.identity.claims_headers.is_empty());
+        assert!(
+            !route
+                .response_headers
+                .set
+                .iter()
+                .any(|(set, _)| *set == name)
+        );
+    }
+}
+
+#[test]
+fn hosts_of_upstreams_are_hosts() {
+    let route = |keys: &str| {
+        loaded(&format!(
+            "routes:\n- {{from: https://a, allow_any_authenticated_user: 'true', {keys}}}\n"
+        ))
+    };
+    for keys in [
+        "to: 'http://${UP}'",
+        "to: 'http://up,-1'",
+        "to: 'http://up,1,2'",
+        "to: http://up, host_rewrite: a b",
+        "to: http://up, host_rewrite: 'u@a'",
+        "redirect: {host_redirect: a b}",
+    ] {
+        let loaded = route(keys);
+        let errors = errors(&loaded);
+        assert!(
+            errors.len() == 1 && errors[0].contains("is no host"),
+            "{keys}: {errors:?}"
+        );
+    }
+    for keys in [
+        "to: 'http://[::1]:8080'",
+        "to: 'http://a_b.svc,10'",
+        "to: http://up, host_rewrite: 'up:8080'",
+        "redirect: {host_redirect: 'a.test:8443'}",
+    ] {
+        assert_eq!(errors(&route(keys)), [""; 0], "{keys}");
+    }
+    let told = route("to: 'http://user:word@up/x?y'")
+        .diagnostics
+        .to_string();
+    assert!(
+        told.contains("a user name, a query and a fragment have no effect"),
+        "{told}"
+    );
+    assert!(!told.contains("word"), "{told}");
+}
+
+#[test]
+fn a_cookie_domain_is_a_domain() {
+    for (domain, good) in [
+        ("corp.test", true),
+        (".corp.test", true),
+        ("https://corp.test", false),
+        ("corp.test:443", false),
+        ("'*.corp.test'", false),
+        ("corp.test;x", false),
+    ] {
+        let loaded = loaded(&format!("cookie_domain: {domain}\n"));
+        assert_eq!(errors(&loaded).is_empty(), good, "{domain}");
+    }
+}
+
+/// Templates leave empty values behind; they are as good as none.
+#[test]
+fn what_is_empty_is_told_as_missing() {
+    let split = "authorize_service_url: ''\ndatabroker_service_url: ''\n";
+    for key in [
+        "authenticate_service_url",
+        "shared_secret",
+        "cookie_secret",
+        "idp_provider",
+        "idp_client_secret",
+    ] {
+        let kept: String = base()
+            .lines()
+            .filter(|line| !line.starts_with(&format!("{key}:")))
+            .fold(String::new(), |kept, line| kept + line + "\n");
+        for services in ["all", "proxy, authenticate"] {
+            let text = format!("{kept}{split}{key}: ''\nservices: {services}\n");
+            let loaded = loaded_with(&text, &[]);
+            let missing = |d: &Diagnostic| {
+                d.message.starts_with(&format!("`{key}` ")) && d.message.contains(" set")
+            };
+            let said = loaded.diagnostics.to_string();
+            assert!(
+                loaded.diagnostics.iter().any(missing),
+                "{key}, {services}: {said}"
+            );
+            assert_eq!(
+                loaded.config.is_none(),
+                !errors(&loaded).is_empty(),
+                "{said}"
+            );
+        }
+    }
+    let said = said("services: proxy\nauthorize_service_url: ''\n");
+    assert!(
+        said.contains("`authorize_service_url` is not set"),
+        "{said}"
+    );
+}
+
+#[test]
+fn an_empty_file_is_no_secret() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "\n").unwrap();
+    let path = file.path().display();
+    for key in ["shared_secret", "idp_client_secret", "signing_key"] {
+        let said = said(&format!("{key}_file: {path}\n"));
+        assert!(said.contains(&format!("{path} is empty")), "{key}: {said}");
+    }
+}
+
+#[test]
+fn s41_an_empty_authority_is_not_none() {
+    for key in ["ca", "ca_file"] {
+        let loaded = loaded(&format!("downstream_mtls: {{{key}: ''}}\n"));
+        assert_eq!(
+            errors(&loaded),
+            [format!("`downstream_mtls.{key}` is empty")]
+        );
+    }
 }
 
 #[test]

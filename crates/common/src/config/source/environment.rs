@@ -107,8 +107,10 @@ fn read(key: &Key, variable: &str, text: &str, diagnostics: &mut Diagnostics) ->
         | Kind::Any
         | Kind::Policy => structure(variable, text, key.kind.is_secret(), diagnostics),
         Kind::Routes => {
+            // `base64` breaks its lines.
+            let packed: String = text.split_whitespace().collect();
             let Some(yaml) = STANDARD
-                .decode(text.trim())
+                .decode(packed)
                 .ok()
                 .and_then(|bytes| String::from_utf8(bytes).ok())
             else {

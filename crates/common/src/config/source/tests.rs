@@ -190,6 +190,9 @@ fn routes_that_are_no_base64_are_an_error() {
         ),
         "{said}"
     );
+    let wrapped = "LSB7ZnJvbTogaHR0cHM6\nLy9hLCB0bzogaHR0cDov\r\n L2J9Cg==\n";
+    let (_, said) = overlaid("{}", &[("ROUTES", wrapped)]);
+    assert_eq!(said, "");
     let (_, said) = overlaid("{}", &[("ROUTES", "YTogW2IK")]);
     assert!(said.contains("--> $ROUTES:"), "{said}");
 }

@@ -8,7 +8,7 @@ use super::super::super::route::{
     HeaderTemplate, RequestHeaders, ResponseHeaderRewrite, TemplatePart,
 };
 use super::super::super::source::Value;
-use super::super::http::{Written, header_name, header_value, response_headers};
+use super::super::http::{Written, header_name, header_value, response_headers, settable_header};
 use super::super::reader::{Load, Section};
 
 pub fn request_headers(load: &mut Load<'_>, section: Section<'_>) -> RequestHeaders {
@@ -17,7 +17,8 @@ pub fn request_headers(load: &mut Load<'_>, section: Section<'_>) -> RequestHead
         .pairs(load, "set_request_headers")
         .unwrap_or_default()
     {
-        let (Some(header), Some(_)) = (header_name(load, &name), header_value(load, &value)) else {
+        let (Some(header), Some(_)) = (settable_header(load, &name), header_value(load, &value))
+        else {
             continue;
         };
         let template = template(&value.value);

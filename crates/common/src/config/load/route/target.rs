@@ -59,7 +59,10 @@ fn redirect(load: &mut Load<'_>, section: Section<'_>) -> Option<Redirect> {
     let inner = section.section(load, "redirect", "redirect.")?;
     let https = inner.flag(load, "https_redirect");
     let scheme = inner.text(load, "scheme_redirect");
-    let host = inner.text(load, "host_redirect");
+    let host = match inner.text(load, "host_redirect") {
+        Some(host) => Some(a_host(load, "redirect.host_redirect", &host)?),
+        None => None,
+    };
     let port = inner
         .number::<u16>(load, "port_redirect")
         .filter(|port| port.value != 0);
@@ -274,6 +277,10 @@ fn endpoint(load: &mut Load<'_>, text: &At<String>) -> Option<To> {
     let Some(host) = url.host_str().filter(|host| !host.is_empty()) else {
         return complain("there is no host".to_owned());
     };
+    let in_name = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    if !host.starts_with('[') && !host.bytes().all(in_name) {
+        return complain(format!("`{host}` is no host"));
+    }
     let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let authority = rest.get(..authority_end).unwrap_or(rest);
     let authority = authority
@@ -282,6 +289,16 @@ fn endpoint(load: &mut Load<'_>, text: &At<String>) -> Option<To> {
     let Some(port) = written_port(authority).or(default_port) else {
         return complain("there is no port".to_owned());
     };
+    let has_user = !url.username().is_empty() || url.password().is_some();
+    if has_user || url.query().is_some() || url.fragment().is_some() {
+        load.say(
+            Diagnostic::warning(
+                code::INVALID_VALUE,
+                "`to`: a user name, a query and a fragment have no effect",
+            )
+            .at(&text.place),
+        );
+    }
     let host = if host == "localhost" {
         "127.0.0.1"
     } else {
@@ -385,7 +402,8 @@ fn host_header(load: &mut Load<'_>, section: Section<'_>) -> Option<HostHeader> 
     let substitution = section.text_or_empty(load, "host_path_regex_rewrite_substitution");
     let preserve = section.flag(load, "preserve_host_header").unwrap_or(false);
     if let Some(literal) = literal {
-        return header_value(load, &literal).map(HostHeader::Literal);
+        let host = a_host(load, "host_rewrite", &literal)?;
+        return header_value(load, &host).map(HostHeader::Literal);
     }
     if let Some(header) = header {
         return header_name(load, &header).map(HostHeader::FromHeader);
@@ -405,6 +423,17 @@ fn host_header(load: &mut Load<'_>, section: Section<'_>) -> Option<HostHeader> 
     } else {
         HostHeader::Endpoint
     })
+}
+
+/// A host, with or without a port.
+fn a_host(load: &mut Load<'_>, name: &str, text: &At<String>) -> Option<At<String>> {
+    let written = text.value.trim();
+    let authority = written.parse::<http::uri::Authority>();
+    if authority.is_ok() && !written.contains('@') {
+        return Some(At::new(written.to_owned(), text.place.clone()));
+    }
+    load.invalid(&text.place, format!("`{name}`: `{written}` is no host"));
+    None
 }
 
 fn upgrades(load: &mut Load<'_>, section: Section<'_>, defaults: &Defaults<'_>) -> Upgrades {
