@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use postern_common::config::ResponseHeaders;
 use postern_common::web::page::Look;
 use postern_common::web::refusal::{Link, Origin, Refusal};
 
@@ -79,6 +80,20 @@ impl Stop {
     pub(crate) fn with(mut self, change: impl FnOnce(&mut Reason)) -> Self {
         if let Answer::Refusal(reason) = &mut self.answer {
             change(reason);
+        }
+        self
+    }
+
+    /// Pages of other sites may read why, where the route lets them read its answers.
+    pub(crate) fn with_cors_of(mut self, route: &ResponseHeaders) -> Self {
+        let cors = route
+            .set
+            .iter()
+            .filter(|(name, _)| name.as_str().starts_with("access-control-"))
+            .cloned();
+        match &mut self.answer {
+            Answer::Refusal(reason) => reason.headers.extend(cors),
+            Answer::Response(response) => response.headers_mut().extend(cors),
         }
         self
     }

@@ -51,6 +51,7 @@ pub(crate) fn read(
     snapshot: &Snapshot,
 ) -> Result<Request, Stop> {
     let http = &snapshot.config.http;
+    check_method(&head.method)?;
     check_transfer_encoding(head)?;
     check_underscores(&mut head.headers, http.underscore_headers)?;
     let scheme = scheme(&head.headers, client.is_tls, http.trusted_hops);
@@ -65,12 +66,14 @@ pub(crate) fn read(
     let target = Target::parse(raw, http.path).map_err(|error| refuse_target(&error))?;
     let upgrade = upgrade(head);
     check_connection(&target, client, snapshot)?;
+    // A socket for both families tells IPv4 addresses as IPv6 ones.
+    let peer = client.peer.ip().to_canonical();
     Ok(Request {
         id,
         received: Instant::now(),
         method: head.method.clone(),
-        peer: client.peer.ip(),
-        client_address: client_address(&head.headers, client.peer.ip(), http.trusted_hops)?,
+        peer,
+        client_address: client_address(&head.headers, peer, http.trusted_hops)?,
         client_certificate: client.certificate.clone(),
         grpc: is_grpc(&head.headers),
         target,
@@ -117,6 +120,30 @@ fn refuse_target(error: &TargetError) -> Stop {
         }
     }
     Stop::bad_request("path_normalization_failed", error.to_string())
+}
+
+/// Methods are case-sensitive (RFC 9110 9.1), but many applications read `delete` as `DELETE`:
+/// a rule about the one must not be passed with the other.
+fn check_method(method: &Method) -> Result<(), Stop> {
+    const STANDARD: [Method; 9] = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::DELETE,
+        Method::CONNECT,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::PATCH,
+    ];
+    let respelled = STANDARD.iter().any(|standard| {
+        method != standard && method.as_str().eq_ignore_ascii_case(standard.as_str())
+    });
+    if respelled {
+        let text = "the method is a standard one in another case";
+        return Err(Stop::bad_request("invalid_method", text));
+    }
+    Ok(())
 }
 
 /// hyper takes any coding that ends in `chunked`, and lists; whoever comes after us may not.
@@ -192,7 +219,6 @@ fn scheme(headers: &HeaderMap, is_tls: bool, trusted_hops: usize) -> Scheme {
 /// peer if there are fewer. An entry that is there and tells no address is refused: another
 /// address in its place would be somebody else's, whom a policy may trust.
 fn client_address(headers: &HeaderMap, peer: IpAddr, trusted_hops: usize) -> Result<IpAddr, Stop> {
-    let peer = peer.to_canonical();
     let Some(from_right) = trusted_hops.checked_sub(1) else {
         return Ok(peer);
     };
@@ -236,7 +262,16 @@ fn upgrade(head: &Parts) -> Option<Upgrade> {
             extended: true,
         });
     }
-    let token = head.headers.get(UPGRADE)?;
+    // RFC 9110 7.8: in HTTP/1.0 it means nothing.
+    let token = head
+        .headers
+        .get(UPGRADE)
+        .filter(|_| head.version == Version::HTTP_11)?;
+    // An offer that any server may leave aside (RFC 7540 3.2). Some clients make it with every
+    // request in clear text; what they want is an answer.
+    if token.as_bytes().trim_ascii().eq_ignore_ascii_case(b"h2c") {
+        return None;
+    }
     let nominated = head
         .headers
         .get_all(CONNECTION)
@@ -374,6 +409,32 @@ mod tests {
             upgrade(&head(Version::HTTP_11, &[("upgrade", "websocket")])),
             None
         );
+    }
+
+    #[test]
+    fn s28_an_offer_of_h2c_is_left_aside() {
+        let given = [
+            ("connection", "Upgrade, HTTP2-Settings"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAMAAABk"),
+        ];
+        assert_eq!(upgrade(&head(Version::HTTP_11, &given)), None);
+        let websocket = [("connection", "Upgrade"), ("upgrade", "websocket")];
+        assert_eq!(upgrade(&head(Version::HTTP_10, &websocket)), None);
+    }
+
+    #[test]
+    fn s02_a_standard_method_has_one_spelling() {
+        for (method, good) in [
+            ("DELETE", true),
+            ("delete", false),
+            ("Get", false),
+            ("PROPFIND", true),
+            ("propfind", true),
+        ] {
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            assert_eq!(check_method(&method).is_ok(), good, "{method}");
+        }
     }
 
     #[test]

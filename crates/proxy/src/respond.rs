@@ -1,6 +1,6 @@
 //! The headers of an answer. Pure.
 
-use http::header::{CONNECTION, SET_COOKIE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, SET_COOKIE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use postern_common::config::ResponseHeaders;
 
@@ -12,6 +12,20 @@ const OURS: [HeaderName; 2] = [
     HeaderName::from_static("x-postern-sign-in-url"),
 ];
 
+/// Whether an answer's body is what it says. hyper has taken the chunks off; of any other coding
+/// the client would not learn.
+pub(crate) fn has_plain_body(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => coding
+            .as_bytes()
+            .trim_ascii()
+            .eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    }
+}
+
 /// Takes out of an upstream's answer what is between the two of us, and what it must not say.
 /// `own_cookies`: the beginning of cookie names that no upstream sets; authenticate does.
 pub(crate) fn clean(headers: &mut HeaderMap, own_cookies: Option<&str>, upgraded: bool) {
@@ -21,6 +35,10 @@ pub(crate) fn clean(headers: &mut HeaderMap, own_cookies: Option<&str>, upgraded
         for name in named {
             headers.remove(name.as_str());
         }
+    }
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // The chunks told the length; this would cut the body off (RFC 9112 6.3).
+        headers.remove(CONTENT_LENGTH);
     }
     let hop: Vec<_> = headers
         .keys()
@@ -43,11 +61,16 @@ pub(crate) fn clean(headers: &mut HeaderMap, own_cookies: Option<&str>, upgraded
 }
 
 fn remove_own_cookies(headers: &mut HeaderMap, cookie_name: &str) {
+    // A cookie without a name is sent back as its value alone: `=name=x` comes as `name=x`.
     let ours = |value: &HeaderValue| {
+        let value = value.as_bytes();
+        let start = value
+            .iter()
+            .position(|byte| !byte.is_ascii_whitespace() && *byte != b'=')
+            .unwrap_or(value.len());
         value
-            .as_bytes()
-            .trim_ascii()
-            .starts_with(cookie_name.as_bytes())
+            .get(start..)
+            .is_some_and(|value| value.starts_with(cookie_name.as_bytes()))
     };
     if !headers.get_all(SET_COOKIE).iter().any(ours) {
         return;
@@ -114,6 +137,8 @@ mod tests {
             ("set-cookie", "_pomerium=evil; Path=/"),
             ("set-cookie", "theme=dark"),
             ("set-cookie", " _pomerium_csrf=evil"),
+            ("set-cookie", "=_pomerium=evil"),
+            ("set-cookie", " = _pomerium=evil; Domain=corp.test"),
             ("x-pomerium-intercepted-response", "true"),
         ]);
         clean(&mut headers, Some("_pomerium"), false);
@@ -142,6 +167,30 @@ mod tests {
         ]);
         clean(&mut headers, Some("_pomerium"), false);
         assert_eq!(headers, map(&[("content-type", "text/plain")]));
+    }
+
+    #[test]
+    fn s32_chunks_tell_the_length_not_a_header_beside_them() {
+        let mut headers = map(&[("content-length", "3"), ("transfer-encoding", "chunked")]);
+        clean(&mut headers, Some("_pomerium"), false);
+        assert_eq!(headers, map(&[]));
+        let mut headers = map(&[("content-length", "3")]);
+        clean(&mut headers, Some("_pomerium"), false);
+        assert_eq!(headers, map(&[("content-length", "3")]));
+    }
+
+    #[test]
+    fn s31_only_chunks_can_be_taken_off() {
+        for (codings, plain) in [
+            (&[][..], true),
+            (&["Chunked"], true),
+            (&["gzip, chunked"], false),
+            (&["gzip", "chunked"], false),
+            (&["identity"], false),
+        ] {
+            let pairs: Vec<_> = codings.iter().map(|c| ("transfer-encoding", *c)).collect();
+            assert_eq!(has_plain_body(&map(&pairs)), plain, "{codings:?}");
+        }
     }
 
     #[test]

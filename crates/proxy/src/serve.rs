@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures::FutureExt as _;
 use http::header::{CONNECTION, STRICT_TRANSPORT_SECURITY};
-use http::{HeaderValue, Response, StatusCode, Version, request::Parts};
+use http::{HeaderValue, Method, Response, StatusCode, Version, request::Parts};
 use hyper::body::Incoming;
 use postern_common::authz::CheckRequest;
 use postern_common::lifecycle::Phase;
@@ -120,10 +120,15 @@ async fn answer(
     }
     let route = snapshot.route(&request.target).ok_or_else(no_route)?; // 404
     record.route(route);
-    let origins = upgrade::Origins::under(snapshot.config.cookie.same_site);
-    upgrade::check(&request, &route.route, origins, &head.headers)?; // 403
-    let permit = permit::ask(core, request, head, body, route, kept).await?; // 302, 401, 403, 495, 503
-    forward::forward(core, snapshot, permit, record).await
+    let passed = async {
+        let origins = upgrade::Origins::under(snapshot.config.cookie.same_site);
+        upgrade::check(&request, &route.route, origins, &head.headers)?; // 403
+        let permit = permit::ask(core, request, head, body, route, kept).await?; // 302, 401, 403, 495, 503
+        forward::forward(core, snapshot, permit, record).await
+    };
+    passed
+        .await
+        .map_err(|stop| stop.with_cors_of(&route.route.response_headers))
 }
 
 /// Completes the answer and notes it down.
@@ -162,7 +167,9 @@ fn finish(
     if let Ok(id) = HeaderValue::try_from(&*record.id) {
         response.headers_mut().insert(X_REQUEST_ID, id);
     }
-    if core.phase() >= Phase::Draining && head.version <= Version::HTTP_11 && tunnel.is_none() {
+    // What a client sends after CONNECT without waiting is for the far end, not requests to us.
+    let last = core.phase() >= Phase::Draining || head.method == Method::CONNECT;
+    if last && head.version <= Version::HTTP_11 && tunnel.is_none() {
         response
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));

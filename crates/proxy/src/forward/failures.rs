@@ -68,6 +68,6 @@ pub(super) fn broken(name: &str, error: &hyper::Error) -> Stop {
         "upstream_reset_before_response_started",
         text,
     )
-    .grpc(1)
+    .grpc(14)
     .because(cause)
 }

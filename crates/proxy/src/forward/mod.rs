@@ -302,6 +302,11 @@ fn answer(
             "the upstream switched protocols without being asked",
         ));
     }
+    if !respond::has_plain_body(&parts.headers) {
+        return Err(failures::protocol(
+            "the upstream answered with a transfer coding other than chunked",
+        ));
+    }
     let own_cookies = match plan.receiver {
         Receiver::Upstream => Some(snapshot.config.cookie.name.as_str()),
         Receiver::Authenticate => None,

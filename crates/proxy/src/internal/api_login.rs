@@ -2,6 +2,7 @@
 
 use http::{Response, StatusCode};
 use jiff::Timestamp;
+use postern_common::config::FromScheme;
 use postern_common::crypto::signed_url::{self, param};
 
 use super::{bad, nothing, with_type};
@@ -23,8 +24,7 @@ pub(super) fn answer(snapshot: &Snapshot, request: &Request) -> Result<Response<
         .program(&redirect)
         .map_err(|error| bad("invalid redirect uri").because(error.to_string()))?;
     let config = &snapshot.config;
-    let host = request.target.authority.text();
-    let callback = format!("https://{host}/.pomerium/callback/?{query}");
+    let callback = callback(snapshot, request, query)?;
     let route = snapshot
         .route(&request.target)
         .map(|prepared| &*prepared.route);
@@ -47,4 +47,26 @@ pub(super) fn answer(snapshot: &Snapshot, request: &Request) -> Result<Response<
         "text/plain; charset=utf-8",
         String::from(signed),
     ))
+}
+
+/// Where the handle comes in on its way to the program: here, if this is a route's host. Programs
+/// may ask by any name that leads to this proxy, and authenticate sends handles to hosts of routes
+/// only; which of them it is makes no difference, for no cookie is set there.
+fn callback(snapshot: &Snapshot, request: &Request, query: &str) -> Result<String, Stop> {
+    let on = |host: &str| format!("https://{host}/.pomerium/callback/?{query}");
+    let here = on(request.target.authority.text());
+    if snapshot.redirect_targets.browser(&here).is_ok() {
+        return Ok(here);
+    }
+    snapshot
+        .config
+        .routes
+        .iter()
+        .filter(|route| route.from.scheme == FromScheme::Https && !route.from.is_wildcard())
+        .map(|route| match route.from.port {
+            Some(port) => on(&format!("{}:{port}", route.from.host)),
+            None => on(&route.from.host),
+        })
+        .find(|url| snapshot.redirect_targets.browser(url).is_ok())
+        .ok_or_else(|| bad("no route is on this host; ask at the host of a route"))
 }

@@ -8,6 +8,7 @@ use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use postern_common::authz::{AuthorizeError, Decision, DenyKind};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -272,6 +273,38 @@ async fn s32_a_broken_answer_is_never_a_short_one() {
     assert_eq!(read(answer).await.unwrap().body, "hello");
 }
 
+/// Two lengths in one answer: who believes the wrong one has a part of it, or the next one's.
+#[tokio::test(flavor = "multi_thread")]
+async fn s32_an_answer_with_two_lengths_arrives_whole() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = listener.local_addr().unwrap();
+    let heads = [
+        "Content-Length: 3\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: gzip, chunked",
+    ];
+    tokio::spawn(async move {
+        for head in heads {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            assert!(stream.read(&mut request).await.unwrap() > 0);
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nConnection: close\r\n{head}\r\n\r\n5\r\nwhole\r\n0\r\n\r\n"
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    let routes = format!("routes:\n- {{from: 'https://app.corp.test', to: 'http://{to}'}}\n");
+    let proxy = Proxy::start(&routes, Scripted::allowing()).await;
+    let answer = get(&proxy, "app.corp.test", "/", &[]).await;
+    assert_eq!(
+        (answer.status, answer.body.as_str()),
+        (StatusCode::OK, "whole")
+    );
+    // A coding that the client would not learn of.
+    let answer = get(&proxy, "app.corp.test", "/", &[]).await;
+    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_to_upstreams_are_kept_and_replaced() {
     let upstream = Upstream::http().await;
@@ -429,6 +462,35 @@ async fn c73_response_headers_stand_once() {
     authorizer.now(|_| Ok(deny(DenyKind::Forbidden)));
     let refused = get(&proxy, "b.corp.test", "/", &[]).await;
     assert_eq!(values(&refused, "x-frame-options"), ["DENY"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c25_other_sites_read_refusals_where_they_read_answers() {
+    let upstream = Upstream::http().await;
+    let authorizer = Scripted::new(|_| {
+        Ok(deny(DenyKind::Unauthenticated {
+            sign_in_url: Some("https://auth.corp.test/sign_in".to_owned()),
+        }))
+    });
+    let keys = "  set_response_headers:\n    Access-Control-Allow-Origin: https://spa.corp.test\n    X-Own: '1'\n";
+    let proxy = Proxy::start(&route(&upstream, keys), authorizer).await;
+    let headers = [
+        ("sec-fetch-mode", "cors"),
+        ("origin", "https://spa.corp.test"),
+    ];
+    let answer = get(&proxy, "app.corp.test", "/", &headers).await;
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(
+        answer.header("access-control-allow-origin"),
+        "https://spa.corp.test"
+    );
+    assert_eq!(
+        answer.header("x-own"),
+        "",
+        "only what browsers need to read it"
+    );
+    let elsewhere = get(&proxy, "b.corp.test", "/", &headers).await;
+    assert_eq!(elsewhere.header("access-control-allow-origin"), "");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -100,18 +100,38 @@ async fn s06_underscores_are_refused_by_default() {
 #[tokio::test(flavor = "multi_thread")]
 async fn s28_only_upgrades_that_a_route_allows() {
     let (upstream, proxy) = setup().await;
-    for token in ["websocket", "h2c", "SPDY/3.1"] {
+    for token in ["websocket", "SPDY/3.1"] {
         let upgrade = [("connection", "Upgrade"), ("upgrade", token)];
         let answer = get(&proxy, "app.corp.test", "/ws", &upgrade).await;
         assert_eq!(answer.status, StatusCode::FORBIDDEN, "{token}");
     }
     assert_eq!(upstream.count(), 0);
+    // An offer, and the proxy declines it.
+    let offer = [
+        ("connection", "Upgrade, HTTP2-Settings"),
+        ("upgrade", "h2c"),
+        ("http2-settings", "AAMAAABk"),
+    ];
+    let answer = get(&proxy, "app.corp.test", "/", &offer).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    let seen = upstream.last().headers;
+    for name in ["connection", "upgrade", "http2-settings"] {
+        assert!(!seen.contains_key(name), "{name}");
+    }
     // An upstream that switches without being asked does not get through.
     let answer = get(&proxy, "app.corp.test", "/rude", &[]).await;
     assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
     let connect = "CONNECT app.corp.test:443 HTTP/1.1\r\nHost: app.corp.test:443\r\n\r\n";
-    let answer = raw(&proxy, "app.corp.test", connect.as_bytes(), answered).await;
-    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+    let seen = upstream.count();
+    let early = format!("{connect}GET / HTTP/1.1\r\nHost: app.corp.test\r\n\r\n");
+    let all = raw(&proxy, "app.corp.test", early.as_bytes(), |_| false).await;
+    assert!(all.starts_with("HTTP/1.1 404"), "{all}");
+    assert_eq!(all.matches("HTTP/1.1 ").count(), 1, "{all}");
+    assert_eq!(
+        upstream.count(),
+        seen,
+        "what was meant for a tunnel is no request"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -202,6 +222,14 @@ async fn a_proxy_header_is_demanded_and_believed() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert_eq!(authorizer.last().client_address.to_string(), "203.0.113.5");
     assert_eq!(client::clear_text(proxy.address, head).await, "");
+    // An IPv4 address in the clothes of IPv6, as sockets for both families have it.
+    let mapped = format!("PROXY TCP6 ::ffff:203.0.113.6 ::1 4711 443\r\n{head}");
+    client::clear_text(proxy.address, &mapped).await;
+    assert_eq!(authorizer.last().client_address.to_string(), "203.0.113.6");
+    let seen = upstream.last().headers;
+    for name in ["x-forwarded-for", "x-real-ip"] {
+        assert_eq!(seen[name], "203.0.113.6", "{name}");
+    }
     // In two parts.
     let mut stream = tokio::net::TcpStream::connect(proxy.address).await.unwrap();
     stream.write_all(&told.as_bytes()[..20]).await.unwrap();

@@ -296,6 +296,32 @@ async fn programs_get_a_sign_in_url() {
     );
 }
 
+/// `pomerium-cli --pomerium-url` names the proxy by any name.
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_may_ask_at_a_host_that_is_no_route() {
+    let callback_of = async |added: &str| {
+        let proxy = Proxy::start(added, Scripted::new(|_| panic!("nobody is asked"))).await;
+        let wanted = "/.pomerium/api/v1/login?pomerium_redirect_uri=http://127.0.0.1:4000";
+        let answer = get(&proxy, "proxy.corp.test", wanted, &[]).await;
+        let url = url::Url::parse(&answer.body).ok()?;
+        url.query_pairs()
+            .find(|(name, _)| name == "pomerium_callback_uri")
+            .map(|(_, value)| value.into_owned())
+    };
+    let tcp = "- {from: 'tcp+https://db.corp.test:5432', to: 'tcp://127.0.0.1:1'}\n";
+    let wildcard = "- {from: 'https://*.dev.corp.test', to: 'http://127.0.0.1:1'}\n";
+    let own = "- {from: 'https://app.corp.test:8443', to: 'http://127.0.0.1:1'}\n";
+    let callback = callback_of(&format!("routes:\n{tcp}{wildcard}{own}"))
+        .await
+        .unwrap();
+    assert!(
+        callback.starts_with("https://app.corp.test:8443/.pomerium/callback/?pomerium_redirect"),
+        "{callback}"
+    );
+    let none = callback_of(&format!("routes:\n{tcp}{wildcard}")).await;
+    assert_eq!(none, None);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn clear_text_is_sent_to_https() {
     let added = "http_redirect_addr: 127.0.0.1:0\nroutes: []\n";
