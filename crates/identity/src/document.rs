@@ -27,7 +27,18 @@ struct State<T> {
     good_since: Option<Instant>,
     last_error: Option<ProviderError>,
     last_start: Option<Instant>,
+    /// The start of the last attempt out of doubt.
+    last_renewal: Option<Instant>,
     running: Option<Shared<BoxFuture<'static, Fetched<T>>>>,
+}
+
+/// Why an attempt is wanted. Each cause keeps its own distance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// There is none, or it is time for a new one.
+    Need,
+    /// The one that is there, however fresh, does not do.
+    Doubt,
 }
 
 impl<T: Send + Sync + 'static> Document<T> {
@@ -43,6 +54,7 @@ impl<T: Send + Sync + 'static> Document<T> {
                 good_since: None,
                 last_error: None,
                 last_start: None,
+                last_renewal: None,
                 running: None,
             })),
         }
@@ -68,22 +80,31 @@ impl<T: Send + Sync + 'static> Document<T> {
 
     /// A new attempt, or the one that runs; too soon after the last one, what that one left.
     pub async fn refresh(&self) -> Fetched<T> {
-        let attempt = match self.attempt() {
-            Ok(attempt) => attempt,
-            Err(known) => return known,
-        };
-        attempt.await
+        match self.attempt(Cause::Need) {
+            Ok(attempt) => attempt.await,
+            Err(known) => known,
+        }
     }
 
-    fn attempt(&self) -> Result<Shared<BoxFuture<'static, Fetched<T>>>, Fetched<T>> {
+    /// A new attempt even if the last good document has just come: the provider may have published
+    /// another since. Too soon after the last one made for that reason, what is there.
+    pub async fn renew(&self) -> Fetched<T> {
+        match self.attempt(Cause::Doubt) {
+            Ok(attempt) => attempt.await,
+            Err(known) => known,
+        }
+    }
+
+    fn attempt(&self, cause: Cause) -> Result<Shared<BoxFuture<'static, Fetched<T>>>, Fetched<T>> {
         let mut state = self.lock();
         if let Some(running) = &state.running {
             return Ok(running.clone());
         }
-        if state
-            .last_start
-            .is_some_and(|start| start.elapsed() < self.distance)
-        {
+        let last = match cause {
+            Cause::Need => state.last_start,
+            Cause::Doubt => state.last_renewal,
+        };
+        if last.is_some_and(|start| start.elapsed() < self.distance) {
             return Err(match (&state.good, &state.last_error) {
                 (Some(good), _) => Ok(Arc::clone(good)),
                 (None, Some(error)) => Err(error.clone()),
@@ -116,7 +137,11 @@ impl<T: Send + Sync + 'static> Document<T> {
         }
         .boxed()
         .shared();
-        state.last_start = Some(Instant::now());
+        let now = Instant::now();
+        state.last_start = Some(now);
+        if cause == Cause::Doubt {
+            state.last_renewal = Some(now);
+        }
         state.running = Some(running.clone());
         Ok(running)
     }

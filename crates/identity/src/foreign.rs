@@ -148,7 +148,7 @@ impl Entry {
         }
         let mut outcome = parsed.verify(&*self.keys().await?);
         if outcome == Err(SignatureError::UnknownKey) {
-            let newer = self.keys.refresh().await;
+            let newer = self.keys.renew().await;
             outcome = parsed.verify(&*newer.map_err(|error| self.without_keys(error))?);
         }
         outcome.map_err(|_| ProviderError::invalid("the token's signature does not hold"))?;

@@ -101,7 +101,7 @@ impl Issuer {
     ) -> Result<(), ProviderError> {
         let mut outcome = verify(&*self.keys.get().await?);
         if outcome == Err(SignatureError::UnknownKey) {
-            outcome = verify(&*self.keys.refresh().await?);
+            outcome = verify(&*self.keys.renew().await?);
         }
         outcome.map_err(|error| match error {
             SignatureError::UnknownKey => {

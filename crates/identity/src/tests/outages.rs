@@ -107,8 +107,8 @@ async fn s47_a_new_key_is_fetched_but_not_at_everybodys_wish() {
     sign_in(&*provider).await.unwrap();
     let fetched = idp.asked("/jwks");
 
-    // The provider rotates: the first token of the new key is accepted at once.
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    // The provider rotates: the first token of the new key is accepted at once, although the keys
+    // have just been fetched.
     idp.set(|s| {
         s.published = vec![1, 0];
         s.signing = Signing::Key(1);
