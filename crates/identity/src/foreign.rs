@@ -147,7 +147,10 @@ impl Entry {
             )));
         }
         let mut outcome = parsed.verify(&*self.keys().await?);
-        if outcome == Err(SignatureError::UnknownKey) {
+        if outcome
+            .as_ref()
+            .is_err_and(SignatureError::another_key_may_do)
+        {
             let newer = self.keys.renew().await;
             outcome = parsed.verify(&*newer.map_err(|error| self.without_keys(error))?);
         }

@@ -94,13 +94,13 @@ impl Issuer {
         Ok(parsed.into_claims())
     }
 
-    /// Verifies something by the provider's keys; an unknown key makes them be read again.
+    /// Verifies something by the provider's keys; if none of them does, they are read again.
     pub async fn with_keys(
         &self,
         verify: &(dyn Fn(&Jwks) -> Result<(), SignatureError> + Sync),
     ) -> Result<(), ProviderError> {
         let mut outcome = verify(&*self.keys.get().await?);
-        if outcome == Err(SignatureError::UnknownKey) {
+        if outcome.as_ref().is_err_and(SignatureError::another_key_may_do) {
             outcome = verify(&*self.keys.renew().await?);
         }
         outcome.map_err(|error| match error {

@@ -37,6 +37,17 @@ pub(crate) enum SignatureError {
     Token(String),
 }
 
+impl SignatureError {
+    /// Whether it may hold by a key that the provider has published since. Some change their key
+    /// and keep its id.
+    pub fn another_key_may_do(&self) -> bool {
+        match self {
+            Self::UnknownKey | Self::Wrong => true,
+            Self::Token(_) => false,
+        }
+    }
+}
+
 impl<'a> Unverified<'a> {
     pub fn parse(token: &'a str) -> Result<Self, ProviderError> {
         let broken =

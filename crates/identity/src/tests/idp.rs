@@ -76,7 +76,7 @@ fn key(number: u8) -> p256::SecretKey {
     p256::SecretKey::from_slice(&[number + 1; 32]).unwrap()
 }
 
-fn jwk(number: u8) -> Value {
+pub(crate) fn jwk(number: u8) -> Value {
     let point = key(number).public_key().to_encoded_point(false);
     json!({
         "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": format!("key-{number}"),

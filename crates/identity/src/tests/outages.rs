@@ -133,6 +133,25 @@ async fn s47_a_new_key_is_fetched_but_not_at_everybodys_wish() {
     );
 }
 
+/// Not every provider names its keys anew when it changes them.
+#[tokio::test(start_paused = true)]
+async fn another_key_under_the_same_name_is_fetched() {
+    for name in [Some("key-0"), None] {
+        let idp = Idp::new();
+        idp.set(|s| s.key_id = name);
+        let provider = idp.provider();
+        sign_in(&*provider).await.unwrap();
+        idp.set(|s| {
+            let mut key = jwk(1);
+            key["kid"] = json!("key-0");
+            let keys = json!({"keys": [key]}).to_string();
+            s.instead.insert("/jwks", (200, keys));
+            s.signing = Signing::Key(1);
+        });
+        sign_in(&*provider).await.unwrap();
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn w6_trouble_at_the_provider_is_no_refusal() {
     let ask = Refresh {
