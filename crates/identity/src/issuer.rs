@@ -100,7 +100,10 @@ impl Issuer {
         verify: &(dyn Fn(&Jwks) -> Result<(), SignatureError> + Sync),
     ) -> Result<(), ProviderError> {
         let mut outcome = verify(&*self.keys.get().await?);
-        if outcome.as_ref().is_err_and(SignatureError::another_key_may_do) {
+        if outcome
+            .as_ref()
+            .is_err_and(SignatureError::another_key_may_do)
+        {
             outcome = verify(&*self.keys.renew().await?);
         }
         outcome.map_err(|error| match error {
