@@ -56,7 +56,9 @@ pub fn provider(
     }
     let id = required(load, root, "idp_client_id");
     let secret = root.text_or_file(load, "idp_client_secret");
-    if secret.is_none() && !root.has("idp_client_secret") && !root.has("idp_client_secret_file") {
+    // Empty on purpose: a public client, which has none.
+    let written = root.node("idp_client_secret").is_some() || root.has("idp_client_secret_file");
+    if secret.is_none() && !written {
         required(load, root, "idp_client_secret");
     }
     let scopes = root.list(load, "idp_scopes").unwrap_or_default();

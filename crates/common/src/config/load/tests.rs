@@ -1494,7 +1494,7 @@ fn what_is_empty_is_told_as_missing() {
         "shared_secret",
         "cookie_secret",
         "idp_provider",
-        "idp_client_secret",
+        "idp_client_id",
     ] {
         let kept: String = base()
             .lines()
@@ -1523,6 +1523,16 @@ fn what_is_empty_is_told_as_missing() {
         said.contains("`authorize_service_url` is not set"),
         "{said}"
     );
+}
+
+#[test]
+fn a_public_client_has_an_empty_secret() {
+    let with = |secret: &str| {
+        let text = base().replace("idp_client_secret: for-tests-only\n", secret);
+        errors(&loaded_with(&text, &[]))
+    };
+    assert_eq!(with("idp_client_secret: ''\n"), [""; 0]);
+    assert_eq!(with("").len(), 1);
 }
 
 #[test]
