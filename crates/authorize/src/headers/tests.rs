@@ -184,7 +184,10 @@ fn templates() {
 fn c65_each_group_is_a_header() {
     let mut person = ann();
     let mut session = (**person.session().unwrap()).clone();
-    let groups = vec![json!("eng"), json!("CN=ops,DC=corp"), json!("a\nb")];
+    let values = ["eng", "CN=ops,DC=corp", "a\nb"].map(|group| group.to_owned().into());
+    let groups = prost_types::ListValue {
+        values: values.into(),
+    };
     session.claims = std::iter::once(("groups".to_owned(), groups)).collect();
     person.kind = crate::facts::PersonKind::Session {
         own: session.into(),
