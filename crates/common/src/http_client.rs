@@ -7,9 +7,11 @@
 use std::future::Future;
 use std::io::Read as _;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
@@ -33,13 +35,31 @@ const MAX_HEADERS: u32 = 64 * 1024;
 /// Sends requests; clones share its connections, which belong to the runtime that opened them.
 #[derive(Clone)]
 pub struct HttpsClient {
-    client: Client<Connector, Full<Bytes>>,
+    resolver: Resolver,
+    client: Arc<ArcSwap<Client<Connector, Full<Bytes>>>>,
 }
 
 impl std::fmt::Debug for HttpsClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("HttpsClient")
     }
+}
+
+fn client(resolver: &Resolver, trust: &Trust) -> Result<Client<Connector, Full<Bytes>>, TlsError> {
+    let tls = tls::client_config(trust, Alpn::H2OrHttp1, None)?;
+    let connector = Connector {
+        resolver: resolver.clone(),
+        tls,
+        trust: trust.told().into(),
+    };
+    Ok(Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        .pool_max_idle_per_host(IDLE_CONNECTIONS)
+        .http2_max_header_list_size(MAX_HEADERS)
+        .http1_max_buf_size(MAX_HEADERS as usize)
+        .build(connector))
 }
 
 /// Bounds of one call.
@@ -92,21 +112,18 @@ pub enum HttpClientError {
 impl HttpsClient {
     /// Trusts `trust`; `https` and `http` URLs work, redirects are answers like any other.
     pub fn new(resolver: Resolver, trust: &Trust) -> Result<Self, TlsError> {
-        let tls = tls::client_config(trust, Alpn::H2OrHttp1, None)?;
-        let connector = Connector {
+        let client = client(&resolver, trust)?;
+        Ok(Self {
             resolver,
-            tls,
-            trust: trust.told().into(),
-        };
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .http2_max_header_list_size(MAX_HEADERS)
-            .http1_max_buf_size(MAX_HEADERS as usize)
-            .build(connector);
-        Ok(Self { client })
+            client: Arc::new(ArcSwap::from_pointee(client)),
+        })
+    }
+
+    /// From the next call on this client and all its clones trust somebody else.
+    pub fn trust(&self, trust: &Trust) -> Result<(), TlsError> {
+        let client = client(&self.resolver, trust)?;
+        self.client.store(Arc::new(client));
+        Ok(())
     }
 
     /// Sends one request and reads the whole answer, whatever its status.
@@ -144,8 +161,8 @@ impl HttpsClient {
                 "postern/",
                 env!("CARGO_PKG_VERSION")
             )));
-        let response = self
-            .client
+        let client = self.client.load_full();
+        let response = client
             .request(request)
             .await
             .map_err(|error| failed(&error))?;

@@ -477,7 +477,7 @@ pub enum UnderscoreHeaders {
 }
 
 /// `dns_*`: upstreams and services alike.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DnsOptions {
     pub lookup_family: LookupFamily,
     /// The longest time between two look-ups of a name.

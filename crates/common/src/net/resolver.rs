@@ -39,7 +39,7 @@ pub struct Resolver {
 }
 
 struct Shared {
-    options: DnsOptions,
+    options: ArcSwap<DnsOptions>,
     resolv_conf: PathBuf,
     hosts: PathBuf,
     loaded: ArcSwap<Loaded>,
@@ -54,7 +54,7 @@ struct Loaded {
 impl std::fmt::Debug for Resolver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Resolver")
-            .field("options", &self.shared.options)
+            .field("options", &self.options())
             .finish_non_exhaustive()
     }
 }
@@ -112,7 +112,7 @@ impl Resolver {
         let loaded = load(&options, &resolv_conf, &hosts).map_err(LookupError::Setup)?;
         Ok(Self {
             shared: Arc::new(Shared {
-                options,
+                options: ArcSwap::from_pointee(options),
                 resolv_conf,
                 hosts,
                 loaded: ArcSwap::from_pointee(loaded),
@@ -121,8 +121,18 @@ impl Resolver {
     }
 
     /// The options it follows.
-    pub fn options(&self) -> &DnsOptions {
-        &self.shared.options
+    pub fn options(&self) -> Arc<DnsOptions> {
+        self.shared.options.load_full()
+    }
+
+    /// Follows other options from the next look-up on, and so do all clones.
+    pub fn configure(&self, options: DnsOptions) -> Result<(), LookupError> {
+        let shared = &self.shared;
+        let loaded =
+            load(&options, &shared.resolv_conf, &shared.hosts).map_err(LookupError::Setup)?;
+        shared.options.store(Arc::new(options));
+        shared.loaded.store(Arc::new(loaded));
+        Ok(())
     }
 
     /// All addresses of `host`: a name, or an address (with or without brackets) that stands for
@@ -134,7 +144,8 @@ impl Resolver {
                 ttl: None,
             });
         }
-        let family = self.shared.options.lookup_family;
+        let options = self.options();
+        let family = options.lookup_family;
         if is_localhost(host) {
             return Ok(Addresses {
                 addresses: loopback(family),
@@ -153,7 +164,6 @@ impl Resolver {
             let reason = "the hosts file has no address of the wanted family";
             return some(host, addresses, Some(NOT_FROM_DNS), reason);
         }
-        let options = &self.shared.options;
         let deadline = options
             .query_timeout
             .saturating_mul(options.query_tries.max(1))
@@ -191,7 +201,7 @@ impl Resolver {
         if loaded.at.elapsed() < REREAD {
             return loaded;
         }
-        match load(&shared.options, &shared.resolv_conf, &shared.hosts) {
+        match load(&self.options(), &shared.resolv_conf, &shared.hosts) {
             Ok(new) => {
                 let new = Arc::new(new);
                 shared.loaded.store(Arc::clone(&new));

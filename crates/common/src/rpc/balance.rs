@@ -1,7 +1,7 @@
 //! Which endpoint gets a call, and what happens when it does not answer.
 //!
-//! A call goes to the less burdened of two random ready endpoints. A call that no server has seen
-//! goes to another one. A call that may safely be made twice is also asked at a second endpoint
+//! A call goes to the less burdened of two random ready endpoints; one whose calls fail again and
+//! again is left out for a while. A call that no server has seen goes to another one. A call that may safely be made twice is also asked at a second endpoint
 //! when the first does not answer soon, or breaks; the first answer counts. With no endpoint
 //! ready a call waits a second, then fails: nothing is ever allowed for lack of an answer.
 
@@ -23,6 +23,8 @@ use tonic::body::Body;
 
 use super::client::CallTiming;
 use super::connection::Endpoint;
+use super::outlier;
+use super::patience::Patience;
 use super::transport::{Failure, TransportError, grpc_timeout};
 
 /// Calls that wait for an endpoint; one more fails at once.
@@ -68,7 +70,7 @@ pub(super) fn choose(loads: &[f64], first: u32, second: u32) -> Option<usize> {
 
 /// Second questions are at most a fifth of the first ones, but 32 are always possible.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub struct Budget {
     tokens: f64,
 }
 
@@ -77,24 +79,31 @@ impl Budget {
     const SHARE: f64 = 0.2;
     const MOST: f64 = 1000.0;
 
-    pub(super) fn new() -> Self {
+    /// Full of the least.
+    pub fn new() -> Self {
         Self {
             tokens: Self::LEAST,
         }
     }
 
     /// A first question was asked.
-    pub(super) fn earn(&mut self) {
+    pub fn earn(&mut self) {
         self.tokens = (self.tokens + Self::SHARE).min(Self::MOST);
     }
 
     /// Whether a second one may be.
-    pub(super) fn spend(&mut self) -> bool {
+    pub fn spend(&mut self) -> bool {
         let enough = self.tokens >= 1.0;
         if enough {
             self.tokens -= 1.0;
         }
         enough
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -109,29 +118,28 @@ pub(super) struct Balancer {
     pub(super) changes: watch::Sender<u64>,
     pub(super) counts: super::client::CallCounts,
     budget: Mutex<Budget>,
+    patience: Patience,
     waiting: Semaphore,
 }
 
-type Attempt = Pin<
-    Box<
-        dyn Future<
-                Output = (
-                    SocketAddr,
-                    Result<Response<Body>, (TransportError, Option<Request<Body>>)>,
-                ),
-            > + Send,
-    >,
->;
+type Answer = Result<Response<Body>, (TransportError, Option<Request<Body>>)>;
+type Attempt = Pin<Box<dyn Future<Output = (Arc<Endpoint>, Answer)> + Send>>;
 
 impl Balancer {
-    pub(super) fn new(name: String, timing: CallTiming, counts: super::client::CallCounts) -> Self {
+    pub(super) fn new(
+        name: String,
+        timing: CallTiming,
+        counts: super::client::CallCounts,
+        changes: watch::Sender<u64>,
+    ) -> Self {
         Self {
             name,
             timing,
             endpoints: ArcSwap::default(),
-            changes: watch::Sender::new(0),
+            changes,
             counts,
             budget: Mutex::new(Budget::new()),
+            patience: Patience::new(timing.second_question),
             waiting: Semaphore::new(MAX_WAITING),
         }
     }
@@ -159,10 +167,45 @@ impl Balancer {
         request: Request<Body>,
     ) -> Result<Response<Body>, TransportError> {
         let deadline = self.deadline(&request);
-        match tokio::time::timeout(deadline, endpoint.send(request)).await {
-            Ok(answer) => answer.map_err(|(error, _)| error),
-            Err(_) => Err(self.late(deadline)),
+        let answer = tokio::time::timeout(deadline, self.send(&endpoint, request)).await;
+        if let Ok(answer) = answer {
+            return answer.map_err(|(error, _)| error);
         }
+        self.failed(&endpoint);
+        Err(self.late(deadline))
+    }
+
+    /// Sends a call, and takes note of how it went.
+    async fn send(&self, endpoint: &Arc<Endpoint>, request: Request<Body>) -> Answer {
+        let answer = Arc::clone(endpoint).send(request).await;
+        self.note(endpoint, &answer);
+        answer
+    }
+
+    fn note(&self, endpoint: &Endpoint, answer: &Answer) {
+        if answer.as_ref().map_or(true, is_unavailable) {
+            self.failed(endpoint);
+        }
+    }
+
+    /// A call failed there, or was answered sooner elsewhere.
+    pub(super) fn failed(&self, endpoint: &Endpoint) {
+        if !endpoint.failed() {
+            return;
+        }
+        let endpoints = self.endpoints.load();
+        let ready = || endpoints.iter().filter(|one| one.ready().is_some());
+        let out = ready().filter(|one| one.is_out()).count();
+        if !outlier::has_room(out, ready().count()) {
+            return;
+        }
+        let pause = endpoint.leave_out();
+        tracing::warn!(
+            target_url = self.name,
+            peer = %endpoint.address,
+            ?pause,
+            "its calls fail again and again; it gets none for a while"
+        );
     }
 
     fn deadline(&self, request: &Request<Body>) -> Duration {
@@ -184,7 +227,7 @@ impl Balancer {
         loop {
             let endpoint = self.acquire(&avoid).await?;
             avoid.push(endpoint.address);
-            match endpoint.send(request).await {
+            match self.send(&endpoint, request).await {
                 Ok(response) => return Ok(response),
                 Err((_, Some(unsent))) if avoid.len() < MAX_SENT => {
                     self.counts.moved();
@@ -206,9 +249,12 @@ impl Balancer {
             .earn();
         let first = self.acquire(&[]).await?;
         let mut asked = vec![first.address];
+        // Those that have not answered yet.
+        let mut open = vec![Arc::clone(&first)];
         let mut attempts: FuturesUnordered<Attempt> = FuturesUnordered::new();
         attempts.push(attempt(first, kept.request()));
-        let mut hedge_at = Instant::now() + self.timing.second_question;
+        let begin = Instant::now();
+        let mut hedge_at = begin + self.patience.now();
         loop {
             let answered = if asked.len() < MAX_SENT {
                 tokio::time::timeout_at(hedge_at, attempts.next()).await
@@ -218,16 +264,39 @@ impl Balancer {
             match answered {
                 // It takes long: also ask somebody else, who must be another.
                 Err(_) => {
-                    hedge_at = Instant::now() + self.timing.second_question.saturating_mul(2);
-                    if let Some(other) = self.pick(&asked).filter(|_| self.may_ask_again()) {
+                    hedge_at = Instant::now() + self.patience.now().saturating_mul(2);
+                    if let Some(other) = self.other(&asked) {
                         self.counts.hedged();
                         asked.push(other.address);
+                        open.push(Arc::clone(&other));
                         attempts.push(attempt(other, kept.request()));
                     }
                 }
-                Ok(Some((_, Ok(response)))) => return Ok(response),
-                // Broken: ask somebody else, unless another question is still under way.
-                Ok(Some((_, Err((error, unsent))))) => {
+                Ok(Some((by, answer))) => {
+                    open.retain(|one| !Arc::ptr_eq(one, &by));
+                    self.note(&by, &answer);
+                    let (error, unsent) = match answer {
+                        // It says that it cannot just now: perhaps another one can.
+                        Ok(response) if is_unavailable(&response) => {
+                            let Some(other) = self.other(&asked) else {
+                                return Ok(response);
+                            };
+                            self.counts.moved();
+                            asked.push(other.address);
+                            open.push(Arc::clone(&other));
+                            attempts.push(attempt(other, kept.request()));
+                            continue;
+                        }
+                        Ok(response) => {
+                            self.patience.observe(begin.elapsed());
+                            for slow in open {
+                                self.failed(&slow);
+                            }
+                            return Ok(response);
+                        }
+                        Err(failed) => failed,
+                    };
+                    // Broken: ask somebody else, unless another question is still under way.
                     if !attempts.is_empty() {
                         continue;
                     }
@@ -237,11 +306,20 @@ impl Balancer {
                     self.counts.moved();
                     let other = self.acquire(&asked).await.map_err(|_| error)?;
                     asked.push(other.address);
+                    open.push(Arc::clone(&other));
                     attempts.push(attempt(other, kept.request()));
                 }
                 Ok(None) => return Err(self.nobody()),
             }
         }
+    }
+
+    /// One that has not been asked, as far as the budget goes.
+    fn other(&self, asked: &[SocketAddr]) -> Option<Arc<Endpoint>> {
+        if asked.len() >= MAX_SENT {
+            return None;
+        }
+        self.pick(asked).filter(|_| self.may_ask_again())
     }
 
     fn may_ask_again(&self) -> bool {
@@ -254,10 +332,14 @@ impl Balancer {
     /// A ready endpoint that is none of `avoid`.
     fn pick(&self, avoid: &[SocketAddr]) -> Option<Arc<Endpoint>> {
         let endpoints = self.endpoints.load();
-        let ready: Vec<_> = endpoints
+        let mut ready: Vec<_> = endpoints
             .iter()
             .filter(|endpoint| !avoid.contains(&endpoint.address) && endpoint.ready().is_some())
             .collect();
+        // Rather one that is left out than none.
+        if !ready.iter().all(|endpoint| endpoint.is_out()) {
+            ready.retain(|endpoint| !endpoint.is_out());
+        }
         let loads: Vec<_> = ready.iter().map(|endpoint| endpoint.load()).collect();
         let random = u64::from_ne_bytes(crate::crypto::random::bytes());
         let (high, low) = ((random >> 32) as u32, (random & 0xffff_ffff) as u32);
@@ -304,8 +386,17 @@ impl Balancer {
     }
 }
 
+/// UNAVAILABLE, in an answer that is nothing else.
+pub(super) fn is_unavailable<T>(response: &Response<T>) -> bool {
+    let status = response.headers().get("grpc-status");
+    status.is_some_and(|status| status == "14")
+}
+
 fn attempt(endpoint: Arc<Endpoint>, request: Request<Body>) -> Attempt {
-    Box::pin(async move { (endpoint.address, endpoint.send(request).await) })
+    Box::pin(async move {
+        let answer = Arc::clone(&endpoint).send(request).await;
+        (endpoint, answer)
+    })
 }
 
 /// A question that can be asked again.

@@ -1,10 +1,12 @@
 //! Calls to a service that runs elsewhere: its URLs become endpoints, its endpoints a transport.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -19,7 +21,9 @@ use super::connection::Endpoint;
 use super::discovery::{Discovery, Lookup, Target, TargetError};
 use super::driver::{Probing, drive};
 use super::endpoint::State;
+use super::meters::Meters;
 use super::token::TokenKeys;
+use super::version::{Skew, skew};
 use crate::lifecycle::{NotReady, Parts};
 use crate::net::Resolver;
 use crate::telemetry::RateLimit;
@@ -29,6 +33,13 @@ use crate::telemetry::metrics::{Labels, Metrics};
 const FAILURE_LINES: Duration = Duration::from_secs(10);
 /// … and about peers that do not accept us.
 const REJECTED_LINES: Duration = Duration::from_secs(30);
+/// … about peers of another version …
+const VERSION_LINES: Duration = Duration::from_secs(600);
+/// … and about databrokers that do not share their records.
+const SPLIT_LINES: Duration = Duration::from_secs(60);
+/// A new configuration of peers counts after this time, whether one takes calls or not.
+const REPLACE: Duration = Duration::from_secs(5);
+const OUR_VERSION: &str = env!("CARGO_PKG_VERSION");
 /// How often the ages of look-ups are told.
 const TELL_AGAIN: Duration = Duration::from_secs(5);
 
@@ -91,6 +102,8 @@ pub struct ProbeTiming {
     pub slow_interval: Duration,
     /// Another that takes longer counts as gone.
     pub slow_patience: Duration,
+    /// How often databrokers are asked for the version of their records.
+    pub records_interval: Duration,
 }
 
 impl Default for ProbeTiming {
@@ -101,6 +114,7 @@ impl Default for ProbeTiming {
             quick_patience: Duration::from_secs(1),
             slow_interval: Duration::from_secs(10),
             slow_patience: Duration::from_secs(10),
+            records_interval: Duration::from_secs(10),
         }
     }
 }
@@ -115,6 +129,9 @@ pub struct CallMetrics {
     endpoints: Family<Labels, Gauge>,
     ready: Family<Labels, Gauge>,
     lookup_age: Family<Labels, Gauge>,
+    other_versions: Family<Labels, Gauge>,
+    records: Family<Labels, Gauge>,
+    meters: Meters,
 }
 
 impl CallMetrics {
@@ -151,6 +168,17 @@ impl CallMetrics {
                 "How long ago DNS last confirmed the addresses behind a URL, seconds",
                 Family::default(),
             ),
+            other_versions: metrics.add(
+                "postern_rpc_endpoints_other_version",
+                "Addresses of a service that run another version of Postern than this process",
+                Family::default(),
+            ),
+            records: metrics.add(
+                "postern_rpc_record_sets",
+                "Distinct sets of records behind one service; more than one is a split brain",
+                Family::default(),
+            ),
+            meters: Meters::new(metrics),
         }
     }
 
@@ -163,6 +191,8 @@ impl CallMetrics {
             endpoints: self.endpoints.get_or_create_owned(&labels),
             ready: self.ready.get_or_create_owned(&labels),
             lookup_age: self.lookup_age.clone(),
+            other_versions: self.other_versions.get_or_create_owned(&labels),
+            records: self.records.get_or_create_owned(&labels),
         }
     }
 }
@@ -176,6 +206,8 @@ pub(super) struct CallCounts {
     endpoints: Gauge,
     ready: Gauge,
     lookup_age: Family<Labels, Gauge>,
+    other_versions: Gauge,
+    records: Gauge,
 }
 
 impl CallCounts {
@@ -213,7 +245,8 @@ pub struct EndpointStatus {
 
 impl Remote {
     /// Must be called inside of a tokio runtime; the endpoints live on it.
-    pub(super) fn start(config: RemoteConfig) -> Result<Self, TargetError> {
+    /// Changes are told by `changes`, which outlives it.
+    fn start(config: RemoteConfig, changes: &watch::Sender<u64>) -> Result<Self, TargetError> {
         let name = config.certificate_name.as_deref();
         let targets = config
             .urls
@@ -226,21 +259,27 @@ impl Remote {
             .collect::<Vec<_>>()
             .join(", ");
         let counts = config.metrics.of(&config.service);
+        let stop = CancellationToken::new();
         let told_in = Told {
             parts: config.parts,
             name: format!("rpc.{}", config.service),
             service: config.service.clone(),
             nobody: Mutex::default(),
+            split: Mutex::default(),
+            // Both sides of a split have been asked again before it is told.
+            split_patience: config.probes.records_interval * 3 / 2,
+            lines: RateLimit::new(SPLIT_LINES),
+            replaced: stop.clone(),
         };
-        let balancer = Arc::new(Balancer::new(told, config.calls, counts));
+        let balancer = Arc::new(Balancer::new(told, config.calls, counts, changes.clone()));
         let discovery = Arc::new(Discovery::new(targets, config.resolver));
         let probing = Arc::new(Probing {
             service: config.service,
             keys: config.keys,
             timing: config.probes,
         });
-        let stop = CancellationToken::new();
         let keeper = Keeper {
+            meters: config.metrics.meters.clone(),
             balancer: Arc::clone(&balancer),
             discovery: Arc::clone(&discovery),
             probing,
@@ -264,6 +303,11 @@ impl Remote {
         })
     }
 
+    fn is_ready(&self) -> bool {
+        let endpoints = self.balancer.endpoints.load();
+        endpoints.iter().any(|endpoint| endpoint.ready().is_some())
+    }
+
     pub(super) fn status(&self) -> Vec<EndpointStatus> {
         let endpoints = self.balancer.endpoints.load();
         let status = endpoints.iter().map(|endpoint| {
@@ -283,9 +327,52 @@ impl Remote {
             .map(|(target, lookup)| (target.to_string(), lookup))
             .collect()
     }
+}
+
+/// A service that runs elsewhere, under whatever configuration is newest.
+#[derive(Debug)]
+pub(super) struct Switch {
+    current: ArcSwap<Remote>,
+    changes: watch::Sender<u64>,
+}
+
+impl Switch {
+    pub(super) fn start(config: RemoteConfig) -> Result<Self, TargetError> {
+        let changes = watch::Sender::new(0);
+        Ok(Self {
+            current: ArcSwap::from_pointee(Remote::start(config, &changes)?),
+            changes,
+        })
+    }
+
+    pub(super) fn current(&self) -> Arc<Remote> {
+        self.current.load_full()
+    }
 
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
-        self.balancer.changes.subscribe()
+        self.changes.subscribe()
+    }
+
+    /// Takes another configuration over: as soon as an endpoint takes calls under it, but after
+    /// [`REPLACE`] in any case. Calls under way are finished where they are.
+    pub(super) async fn replace(&self, config: RemoteConfig) -> Result<(), TargetError> {
+        let new = Remote::start(config, &self.changes)?;
+        let mut changes = self.changes();
+        let ready = async {
+            while !new.is_ready() {
+                // The sender lives in `self`.
+                let _ = changes.changed().await;
+            }
+        };
+        if tokio::time::timeout(REPLACE, ready).await.is_err() {
+            tracing::warn!(
+                target_url = new.balancer.name,
+                "no endpoint takes calls under the new configuration; it counts all the same"
+            );
+        }
+        self.current.store(Arc::new(new));
+        self.changes.send_modify(|count| *count += 1);
+        Ok(())
     }
 }
 
@@ -296,6 +383,7 @@ struct Keeper {
     probing: Arc<Probing>,
     log: Arc<PeerLog>,
     told_in: Arc<Told>,
+    meters: Meters,
     stop: CancellationToken,
 }
 
@@ -306,10 +394,28 @@ struct Told {
     service: String,
     /// Held while no endpoint takes calls.
     nobody: Mutex<Option<NotReady>>,
+    split: Mutex<Split>,
+    split_patience: Duration,
+    lines: RateLimit,
+    /// Others tell now.
+    replaced: CancellationToken,
+}
+
+/// Databrokers under one name that do not share their records.
+#[derive(Debug, Default)]
+enum Split {
+    #[default]
+    None,
+    /// They may have been asked on both sides of a failover of their database.
+    Suspected(Instant),
+    Told(#[expect(dead_code, reason = "held for as long as it lasts")] NotReady),
 }
 
 impl Told {
     fn publish(&self, balancer: &Balancer, discovery: &Discovery) {
+        if self.replaced.is_cancelled() {
+            return;
+        }
         let endpoints = balancer.endpoints.load();
         let ready = endpoints
             .iter()
@@ -330,11 +436,18 @@ impl Told {
         let mut facts = BTreeMap::new();
         for endpoint in endpoints.iter() {
             let (state, since) = endpoint.state();
-            facts.insert(
-                endpoint.address.to_string(),
-                format!("{state}, since {since}"),
-            );
+            let mut fact = format!("{state}, since {since}");
+            if endpoint.is_out() {
+                fact.push_str("; left out, as its calls fail");
+            }
+            if let Some(version) = endpoint.about().version
+                && skew(OUR_VERSION, &version) != Skew::Same
+            {
+                let _ = write!(fact, "; runs version {version}");
+            }
+            facts.insert(endpoint.address.to_string(), fact);
         }
+        self.compare(balancer, &endpoints);
         for (target, lookup) in discovery.lookups() {
             let confirmed = lookup.confirmed;
             let age = confirmed.map(|at| Timestamp::now().duration_since(at).as_secs());
@@ -359,6 +472,48 @@ impl Told {
         self.parts.tell_all(&self.name, facts);
         balancer.changes.send_modify(|count| *count += 1);
     }
+
+    /// What only shows when endpoints are seen side by side.
+    fn compare(&self, balancer: &Balancer, endpoints: &[Arc<Endpoint>]) {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let other = endpoints.iter().filter(|endpoint| {
+            let version = endpoint.about().version;
+            version.is_some_and(|version| version != OUR_VERSION)
+        });
+        balancer.counts.other_versions.set(number(other.count()));
+        let mut records: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+        for endpoint in endpoints.iter().filter(|one| one.ready().is_some()) {
+            if let Some(version) = endpoint.about().records {
+                let holders = records.entry(version).or_default();
+                holders.push(endpoint.address.to_string());
+            }
+        }
+        balancer.counts.records.set(number(records.len()));
+        let mut split = self.split.lock().unwrap_or_else(PoisonError::into_inner);
+        if records.len() < 2 {
+            *split = Split::None;
+            return;
+        }
+        let now = Instant::now();
+        match &*split {
+            Split::None => *split = Split::Suspected(now),
+            Split::Suspected(since) if now - *since < self.split_patience => {}
+            Split::Suspected(_) | Split::Told(_) => {
+                let holders: Vec<_> = records.into_values().map(|them| them.join(", ")).collect();
+                let why = format!(
+                    "split brain: databrokers under one name have different records ({}); do they \
+                     keep memory or file storage each, or use different databases?",
+                    holders.join(" | ")
+                );
+                if let Some(held_back) = self.lines.pass("split", now) {
+                    tracing::error!(target_url = balancer.name, held_back, "{why}");
+                }
+                if let Split::Suspected(_) = *split {
+                    *split = Split::Told(self.parts.degraded(&self.name, &why));
+                }
+            }
+        }
+    }
 }
 
 impl Keeper {
@@ -372,13 +527,15 @@ impl Keeper {
                 if !stays {
                     tracing::info!(service = %self.balancer.name, %address, "endpoint removed");
                     removed.cancel();
+                    self.meters.forget(&self.told_in.service, *address);
                 }
                 stays
             });
             for (address, target) in set.iter() {
                 running.entry(*address).or_insert_with(|| {
                     tracing::info!(service = %self.balancer.name, %address, "endpoint added");
-                    let endpoint = Arc::new(Endpoint::new(*address, Arc::clone(target)));
+                    let meters = self.meters.of(&self.told_in.service, *address);
+                    let endpoint = Arc::new(Endpoint::new(*address, Arc::clone(target), meters));
                     let removed = self.stop.child_token();
                     tokio::spawn(self.drive(Arc::clone(&endpoint), removed.clone()));
                     (endpoint, removed)
@@ -409,8 +566,9 @@ impl Keeper {
             endpoint,
             Arc::clone(&self.probing),
             removed,
+            self.stop.clone(),
             move |endpoint, state| {
-                log.tell(&balancer.name, endpoint.address, state);
+                log.tell(&balancer.name, endpoint, state);
                 if matches!(state, State::Waiting { .. }) {
                     discovery.look_again();
                 }
@@ -425,6 +583,7 @@ impl Keeper {
 struct PeerLog {
     failures: RateLimit,
     rejected: RateLimit,
+    versions: RateLimit,
 }
 
 impl PeerLog {
@@ -432,12 +591,27 @@ impl PeerLog {
         Self {
             failures: RateLimit::new(FAILURE_LINES),
             rejected: RateLimit::new(REJECTED_LINES),
+            versions: RateLimit::new(VERSION_LINES),
         }
     }
 
-    fn tell(&self, service: &str, peer: SocketAddr, state: &State) {
-        let now = std::time::Instant::now();
-        let key = peer.to_string();
+    fn tell(&self, service: &str, endpoint: &Endpoint, state: &State) {
+        let now = Instant::now();
+        let key = endpoint.address.to_string();
+        if let Some(version) = endpoint.about().version
+            && *state == State::Ready
+            && version != OUR_VERSION
+            && let Some(held_back) = self.versions.pass(&key, now)
+        {
+            tracing::warn!(
+                target_url = service,
+                peer = key,
+                version,
+                ours = OUR_VERSION,
+                held_back,
+                "a peer runs another version; that works during an upgrade, and should not last"
+            );
+        }
         match state {
             State::Waiting { why, failures, .. } => {
                 if let Some(held_back) = self.failures.pass(&key, now) {

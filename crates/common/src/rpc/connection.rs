@@ -4,8 +4,9 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -17,8 +18,11 @@ use jiff::Timestamp;
 use tonic::body::Body;
 use tower::Service;
 
+use super::balance::is_unavailable;
 use super::discovery::Target;
 use super::endpoint::{Penalty, State};
+use super::meters::EndpointMeters;
+use super::outlier::Outlier;
 use super::transport::{Failure, TransportError};
 use crate::telemetry::log::chain;
 
@@ -29,28 +33,53 @@ pub(super) struct Endpoint {
     pub(super) target: Arc<Target>,
     shown: Mutex<Shown>,
     in_flight: AtomicUsize,
-    penalty: Mutex<Penalty>,
+    record: Mutex<Record>,
+    meters: EndpointMeters,
+}
+
+/// What its calls have been like.
+#[derive(Debug)]
+struct Record {
+    penalty: Penalty,
+    outlier: Outlier,
+}
+
+/// What a peer has told about itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct About {
+    /// Of its Postern.
+    pub(super) version: Option<String>,
+    /// Of its records (a databroker): equal on all that share a storage.
+    pub(super) records: Option<u64>,
 }
 
 #[derive(Debug)]
 struct Shown {
     state: State,
     since: Timestamp,
+    about: About,
     sender: Option<http2::SendRequest<Body>>,
 }
 
 impl Endpoint {
-    pub(super) fn new(address: SocketAddr, target: Arc<Target>) -> Self {
+    pub(super) fn new(address: SocketAddr, target: Arc<Target>, meters: EndpointMeters) -> Self {
+        let now = std::time::Instant::now();
+        meters.state(&State::new());
         Self {
             address,
             target,
             shown: Mutex::new(Shown {
                 state: State::new(),
                 since: Timestamp::now(),
+                about: About::default(),
                 sender: None,
             }),
             in_flight: AtomicUsize::new(0),
-            penalty: Mutex::new(Penalty::new(std::time::Instant::now())),
+            record: Mutex::new(Record {
+                penalty: Penalty::new(now),
+                outlier: Outlier::default(),
+            }),
+            meters,
         }
     }
 
@@ -71,17 +100,53 @@ impl Endpoint {
 
     /// Calls in flight, and what recent failures weigh.
     pub(super) fn load(&self) -> f64 {
-        let penalty = *self.penalty.lock().unwrap_or_else(PoisonError::into_inner);
         let in_flight = u32::try_from(self.in_flight.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
-        f64::from(in_flight) + penalty.points(std::time::Instant::now())
+        f64::from(in_flight) + self.record().penalty.points(std::time::Instant::now())
     }
 
-    fn fail(&self) {
-        let mut penalty = self.penalty.lock().unwrap_or_else(PoisonError::into_inner);
-        penalty.add(std::time::Instant::now());
+    /// A call has been answered.
+    pub(super) fn answered(&self, took: Duration) {
+        self.meters.answered(took);
+        self.record().outlier.answered(std::time::Instant::now());
+    }
+
+    /// A call has failed, or somebody else had to be asked. Returns whether so many have in a row
+    /// that it should be left out.
+    pub(super) fn failed(&self) -> bool {
+        let now = std::time::Instant::now();
+        self.meters.failed();
+        let mut record = self.record();
+        record.penalty.add(now);
+        record.outlier.failed(now)
+    }
+
+    /// Whether it is left out because of its calls.
+    pub(super) fn is_out(&self) -> bool {
+        self.record().outlier.is_out(std::time::Instant::now())
+    }
+
+    /// Leaves it out, and returns for how long.
+    pub(super) fn leave_out(&self) -> Duration {
+        self.meters.left_out();
+        self.record().outlier.leave_out(std::time::Instant::now())
+    }
+
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn about(&self) -> About {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.about.clone()
+    }
+
+    pub(super) fn tell_about(&self, about: About) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.about = about;
     }
 
     pub(super) fn show(&self, state: &State, sender: Option<http2::SendRequest<Body>>) {
+        self.meters.state(state);
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         if std::mem::discriminant(&shown.state) != std::mem::discriminant(state) {
             shown.since = Timestamp::now();
@@ -101,20 +166,19 @@ impl Endpoint {
             return Err((error, Some(request)));
         };
         let counted = Counted::new(&self);
+        let begin = Instant::now();
         let mut direct = Direct {
             sender,
             target: Arc::clone(&self.target),
         };
         match direct.send(request).await {
             Ok(response) => {
-                let unavailable = response.headers().get("grpc-status");
-                if unavailable.is_some_and(|status| status == "14") {
-                    self.fail();
+                if !is_unavailable(&response) {
+                    self.answered(begin.elapsed());
                 }
                 Ok(response.map(|body| Body::new(Answering { body, counted })))
             }
             Err(mut failed) => {
-                self.fail();
                 let detail = chain(failed.error());
                 let failure = match failed.take_message() {
                     Some(unsent) => {

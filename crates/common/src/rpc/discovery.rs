@@ -23,6 +23,8 @@ use crate::telemetry::RateLimit;
 
 /// Name servers are not asked more often than this about one name.
 const FLOOR: Duration = Duration::from_secs(1);
+/// Addresses of one URL that become endpoints: each costs a connection and series of metrics.
+const MAX_ADDRESSES: usize = 256;
 
 /// One service URL, taken apart.
 #[derive(Debug, Clone)]
@@ -189,9 +191,10 @@ impl Discovery {
                     let addresses = found.addresses.iter();
                     let addresses = addresses
                         .map(|ip| SocketAddr::new(*ip, target.port))
+                        .take(MAX_ADDRESSES)
                         .collect();
                     self.found(index, addresses);
-                    found.ttl.map(|ttl| until_next(ttl, options))
+                    found.ttl.map(|ttl| until_next(ttl, &options))
                 }
                 Err(error) => {
                     let reason = error.to_string();

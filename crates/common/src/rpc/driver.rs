@@ -23,19 +23,28 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use super::VERSION_HEADER;
 use super::client::ProbeTiming;
-use super::connection::{Direct, Endpoint};
+use super::connection::{About, Direct, Endpoint};
 use super::discovery::Target;
 use super::endpoint::{Event, State, next};
+use super::speaks::{self, FirstBytes, Overheard};
+use super::stubs::databroker::data_broker_service_client::DataBrokerServiceClient;
 use super::token::TokenKeys;
 use super::transport::TransportError;
+use super::version::{Skew, skew};
 use crate::net::connect::{Cuttable, connect};
 use crate::telemetry::log::chain;
 
 /// TCP, TLS and the HTTP/2 preface together.
 const CONNECT: Duration = Duration::from_secs(2);
+/// How long calls may go on over a connection that the configuration has replaced.
+const FAREWELL: Duration = Duration::from_secs(30);
 /// Room for record streams: at the default of 64 KiB an initial sync takes twice as long.
 const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// Answers of a Pomerium carry this.
+const POMERIUM_VERSION: &str = "x-pomerium-version";
+const DATABROKER: &str = "pomerium-databroker";
+const AUTHORIZE: &str = "pomerium-authorize";
 /// No such method exists: a server that accepts our token says so, one that does not refuses.
 const GREETING: &str = "/postern.rpc.v1.Greeting/Greet";
 
@@ -50,10 +59,14 @@ pub(super) struct Probing {
 }
 
 /// Runs an endpoint until it is removed; `changed` is called after each change of its state.
+///
+/// `removed`: it is no longer one of the endpoints. `replaced`: all of them have made way for
+/// others, and what still runs over its connection gets a while to end.
 pub(super) async fn drive(
     endpoint: Arc<Endpoint>,
     probing: Arc<Probing>,
     removed: CancellationToken,
+    replaced: CancellationToken,
     changed: impl Fn(&Endpoint, &State),
 ) {
     let mut state = State::new();
@@ -76,7 +89,12 @@ pub(super) async fn drive(
             // Whatever is still outstanding on it fails now and is asked elsewhere.
             live = None;
         }
-        if state != before {
+        let about = live
+            .as_ref()
+            .map_or_else(About::default, |live: &Live| live.about.clone());
+        let told = endpoint.about() != about;
+        endpoint.tell_about(about);
+        if state != before || told {
             let sender = live.as_ref().map(|live: &Live| live.sender.clone());
             endpoint.show(&state, sender);
             changed(&endpoint, &state);
@@ -84,7 +102,15 @@ pub(super) async fn drive(
     }
     // Answers that are under way are finished: they hold the connection by themselves.
     if let Some(live) = live {
-        live.leave();
+        let cut = live.leave();
+        if replaced.is_cancelled() {
+            tokio::spawn(async move {
+                tokio::time::sleep(FAREWELL).await;
+                drop(cut);
+            });
+        } else if let Some(cut) = cut {
+            cut.disarm();
+        }
     }
     endpoint.show(
         &State::Refusing {
@@ -115,7 +141,10 @@ async fn event(
             Err(why) => Event::Failed(why),
         },
         (State::Probing { .. } | State::Ready | State::Refusing { .. }, Some(live)) => {
-            live.event(probing).await
+            match live.event(probing).await {
+                Event::Lost(why) => Event::Lost(live.explain(why)),
+                event => event,
+            }
         }
         (State::Probing { .. } | State::Ready | State::Refusing { .. }, None) => {
             Event::Lost("no connection".to_owned())
@@ -146,6 +175,10 @@ struct Live {
     pace: Pace,
     next_check: Instant,
     accepted: bool,
+    first: FirstBytes,
+    about: About,
+    /// When a databroker is asked for the version of its records again.
+    next_records: Instant,
 }
 
 impl Live {
@@ -153,12 +186,16 @@ impl Live {
         let deadline = Instant::now() + CONNECT;
         let target = &endpoint.target;
         let stream = connect(endpoint.address, target.tls.as_ref(), CONNECT).await;
-        let stream = stream.map_err(|error| chain(&error))?;
+        let stream = stream.map_err(|error| match speaks::explain_tls(&error) {
+            Some(hint) => format!("{}: {hint}", chain(&error)),
+            None => chain(&error),
+        })?;
         if target.tls.is_some() && !stream.is_h2() {
             return Err("the peer speaks TLS but not HTTP/2; is this a gRPC port?".to_owned());
         }
         let cut = CancellationToken::new();
-        let stream = Cuttable::new(stream, &cut);
+        let first = FirstBytes::default();
+        let stream = Overheard::new(Cuttable::new(stream, &cut), first.clone());
         let handshake = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -183,13 +220,22 @@ impl Live {
             pace: Pace::First,
             next_check: Instant::now(),
             accepted: false,
+            first,
+            about: About::default(),
+            next_records: Instant::now(),
         })
     }
 
-    /// Takes no part in the connection any more, without cutting it.
-    fn leave(mut self) {
-        if let Some(cut) = self.cut.take() {
-            cut.disarm();
+    /// Takes no part in the connection any more, and gives away what cuts it.
+    fn leave(self) -> Option<DropGuard> {
+        self.cut
+    }
+
+    /// With what the peer's first bytes tell about the cause.
+    fn explain(&self, why: String) -> String {
+        match self.first.explain() {
+            Some(hint) => format!("{hint} ({why})"),
+            None => why,
         }
     }
 
@@ -253,11 +299,14 @@ impl Live {
             Ok(answer) => answer.metadata(),
             Err(status) => status.metadata(),
         };
-        self.pace = if metadata.contains_key(VERSION_HEADER) {
+        let version = metadata.get(VERSION_HEADER).and_then(|v| v.to_str().ok());
+        self.pace = if version.is_some() {
             Pace::Quick
         } else {
             Pace::Slow
         };
+        self.about.version = version.map(str::to_owned);
+        let foreign = metadata.contains_key(POMERIUM_VERSION);
         let event = match checked {
             Ok(answer) => verdict(answer.into_inner().status),
             // It has no health service: what it answers is a sign of life all the same.
@@ -269,6 +318,9 @@ impl Live {
         };
         if !matches!(event, Event::Serving | Event::NotServing) {
             return event;
+        }
+        if let Some(why) = self.is_unfit(probing, foreign) {
+            return Event::Rejected(why);
         }
         if !self.accepted {
             if let Some(keys) = &probing.keys
@@ -287,7 +339,41 @@ impl Live {
                 .ok()
                 .map(tonic::Response::into_inner);
         }
+        if let Some(keys) = &probing.keys
+            && probing.service == DATABROKER
+            && self.next_records <= Instant::now()
+        {
+            self.next_records = Instant::now() + probing.timing.records_interval;
+            let mut client = DataBrokerServiceClient::with_interceptor(
+                Direct {
+                    sender: self.sender.clone(),
+                    target: Arc::clone(&self.target),
+                },
+                keys.for_client(),
+            );
+            // One that cannot tell just now has told nothing else.
+            if let Ok(info) = client.server_info(()).await {
+                self.about.records = Some(info.into_inner().server_version);
+            }
+        }
         event
+    }
+
+    /// Why a peer that answers must not get calls all the same.
+    fn is_unfit(&self, probing: &Probing, foreign: bool) -> Option<String> {
+        let ours = env!("CARGO_PKG_VERSION");
+        match &self.about.version {
+            Some(theirs) if skew(ours, theirs) == Skew::Far => Some(format!(
+                "versions differ too much: it is Postern {theirs}, this is {ours}; only \
+                 neighbouring minor versions work together"
+            )),
+            None if foreign && probing.service == AUTHORIZE => Some(
+                "it is Pomerium's authorize, which does not answer Postern's proxy; run \
+                 postern-authorize there"
+                    .to_owned(),
+            ),
+            _ => None,
+        }
     }
 
     /// Whether the peer accepts our token.
@@ -304,10 +390,14 @@ impl Live {
         let path = PathAndQuery::from_static(GREETING);
         let codec = tonic_prost::ProstCodec::<(), ()>::default();
         match client.unary(request, path, codec).await {
-            Err(status) if status.code() == Code::Unauthenticated => Err(format!(
-                "shared secrets differ: it does not accept our token ({})",
-                status.message()
-            )),
+            Err(status) if status.code() == Code::Unauthenticated => {
+                let told = status.message();
+                Err(if told.contains("expired") {
+                    format!("clocks differ: our token has expired there ({told})")
+                } else {
+                    format!("shared secrets differ: it does not accept our token ({told})")
+                })
+            }
             _ => Ok(()),
         }
     }

@@ -6,16 +6,23 @@ mod connection;
 pub mod discovery;
 mod driver;
 pub mod endpoint;
+mod meters;
+mod outlier;
+mod patience;
 pub mod server;
+mod speaks;
 pub mod stubs;
 pub mod token;
 pub mod transport;
+mod version;
 
 #[cfg(test)]
 mod test_service;
 
+pub use balance::Budget;
 pub use client::RemoteConfig;
-pub use transport::Transport;
+pub use patience::Patience;
+pub use transport::{Outcome, Transport};
 
 /// Every answer of a Postern server carries this header with its version, so that a client knows
 /// that it may watch health closely. (Pomerium's servers say `x-pomerium-version`.)

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures::{Stream, StreamExt as _};
 use tokio::sync::Notify;
@@ -18,6 +18,8 @@ use super::stubs::registry::{
 pub(super) struct Named {
     name: String,
     pub(super) calls: Arc<AtomicUsize>,
+    /// Answers UNAVAILABLE.
+    pub(super) unavailable: Arc<AtomicBool>,
     /// Lets calls go that ask for `ServiceKind::Proxy`.
     pub(super) release: Arc<Notify>,
 }
@@ -27,6 +29,7 @@ impl Named {
         Self {
             name: name.to_owned(),
             calls: Arc::default(),
+            unavailable: Arc::default(),
             release: Arc::default(),
         }
     }
@@ -82,6 +85,9 @@ impl Registry for Named {
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ServiceList>, Status> {
         self.calls.fetch_add(1, Ordering::SeqCst);
+        if self.unavailable.load(Ordering::SeqCst) {
+            return Err(Status::unavailable("not now"));
+        }
         match request.get_ref().kinds.first() {
             Some(&kind) if kind == i32::from(ServiceKind::Proxy) => self.release.notified().await,
             Some(&kind) if kind == i32::from(ServiceKind::Console) => panic!("asked to"),

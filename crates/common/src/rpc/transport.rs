@@ -16,7 +16,7 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::{Service, ServiceExt as _};
 
-use super::client::{EndpointStatus, Remote, RemoteConfig};
+use super::client::{EndpointStatus, Remote, RemoteConfig, Switch};
 use super::connection::Endpoint;
 use super::discovery::{Lookup, TargetError};
 
@@ -29,7 +29,7 @@ pub struct Transport {
 #[derive(Debug, Clone)]
 enum Way {
     Local(Routes),
-    Remote(Arc<Remote>),
+    Remote(Arc<Switch>),
     /// One endpoint of the remote service.
     One(Arc<Remote>, Arc<Endpoint>),
 }
@@ -45,6 +45,19 @@ pub struct TransportError {
     detail: String,
     /// Tells tonic which code to give the caller.
     status: Status,
+}
+
+/// How a question inside of a stream went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was answered after this time.
+    Answered(Duration),
+    /// It was not, or somebody else was sooner.
+    Failed,
+    /// It was asked here too, because another was slow.
+    AskedElsewhere,
+    /// It was lost here and went elsewhere.
+    Moved,
 }
 
 /// How a call failed before a server answered.
@@ -129,8 +142,18 @@ impl Transport {
     /// inside of a tokio runtime, on which the connections then live.
     pub fn remote(config: RemoteConfig) -> Result<Self, TargetError> {
         Ok(Self {
-            way: Way::Remote(Arc::new(Remote::start(config)?)),
+            way: Way::Remote(Arc::new(Switch::start(config)?)),
         })
+    }
+
+    /// Calls from now on go by another configuration, on this transport and all its clones; those
+    /// under way are finished where they are. Returns once endpoints are there, or after a while.
+    pub async fn replace(&self, config: RemoteConfig) -> Result<(), TargetError> {
+        match &self.way {
+            Way::Remote(switch) => switch.replace(config).await,
+            // What runs in this process, and an endpoint that somebody has chosen, stay.
+            Way::Local(_) | Way::One(..) => Ok(()),
+        }
     }
 
     /// One transport for each endpoint that takes calls now, for those who keep a stream to every
@@ -143,12 +166,13 @@ impl Transport {
                 let ready = endpoint.ready().map(|_| self.clone());
                 ready.into_iter().collect()
             }
-            Way::Remote(remote) => {
+            Way::Remote(switch) => {
+                let remote = switch.current();
                 let endpoints = remote.balancer.endpoints.load();
                 let ready = endpoints
                     .iter()
                     .filter(|endpoint| endpoint.ready().is_some());
-                let one = |endpoint| Way::One(Arc::clone(remote), Arc::clone(endpoint));
+                let one = |endpoint| Way::One(Arc::clone(&remote), Arc::clone(endpoint));
                 ready.map(|endpoint| Self { way: one(endpoint) }).collect()
             }
         }
@@ -162,6 +186,30 @@ impl Transport {
         }
     }
 
+    /// Whether both are transports that [`Self::each`] returned for the same endpoint, known since
+    /// the same configuration.
+    pub fn is_same_endpoint(&self, other: &Self) -> bool {
+        match (&self.way, &other.way) {
+            (Way::One(_, one), Way::One(_, other)) => Arc::ptr_eq(one, other),
+            (Way::Local(_), Way::Local(_)) => true,
+            _ => false,
+        }
+    }
+
+    /// Takes note of how a question inside of a stream went, which only its asker can tell. Means
+    /// something on transports that [`Self::each`] returned.
+    pub fn note(&self, outcome: Outcome) {
+        let Way::One(remote, endpoint) = &self.way else {
+            return;
+        };
+        match outcome {
+            Outcome::Answered(took) => endpoint.answered(took),
+            Outcome::Failed => remote.balancer.failed(endpoint),
+            Outcome::AskedElsewhere => remote.balancer.counts.hedged(),
+            Outcome::Moved => remote.balancer.counts.moved(),
+        }
+    }
+
     /// Whether a call would find an endpoint without waiting.
     pub fn is_ready(&self) -> bool {
         matches!(self.way, Way::Local(_)) || !self.each().is_empty()
@@ -172,7 +220,8 @@ impl Transport {
     pub fn changes(&self) -> Option<watch::Receiver<u64>> {
         match &self.way {
             Way::Local(_) => None,
-            Way::Remote(remote) | Way::One(remote, _) => Some(remote.changes()),
+            Way::Remote(switch) => Some(switch.changes()),
+            Way::One(remote, _) => Some(remote.balancer.changes.subscribe()),
         }
     }
 
@@ -180,15 +229,17 @@ impl Transport {
     pub fn endpoints(&self) -> Vec<EndpointStatus> {
         match &self.way {
             Way::Local(_) => Vec::new(),
-            Way::Remote(remote) | Way::One(remote, _) => remote.status(),
+            Way::Remote(switch) => switch.current().status(),
+            Way::One(remote, _) => remote.status(),
         }
     }
 
     #[cfg(test)]
-    pub(super) fn counts(&self) -> Option<&super::client::CallCounts> {
+    pub(super) fn counts(&self) -> Option<super::client::CallCounts> {
         match &self.way {
             Way::Local(_) => None,
-            Way::Remote(remote) | Way::One(remote, _) => Some(&remote.balancer.counts),
+            Way::Remote(switch) => Some(switch.current().balancer.counts.clone()),
+            Way::One(remote, _) => Some(remote.balancer.counts.clone()),
         }
     }
 
@@ -196,7 +247,8 @@ impl Transport {
     pub fn lookups(&self) -> Vec<(String, Lookup)> {
         match &self.way {
             Way::Local(_) => Vec::new(),
-            Way::Remote(remote) | Way::One(remote, _) => remote.lookups(),
+            Way::Remote(switch) => switch.current().lookups(),
+            Way::One(remote, _) => remote.lookups(),
         }
     }
 }
@@ -216,8 +268,8 @@ impl Service<Request<Body>> for Transport {
                 let routes = routes.clone();
                 Box::pin(call_local(routes, request))
             }
-            Way::Remote(remote) => {
-                let remote = Arc::clone(remote);
+            Way::Remote(switch) => {
+                let remote = switch.current();
                 Box::pin(async move { remote.balancer.call(request).await })
             }
             Way::One(remote, endpoint) => {

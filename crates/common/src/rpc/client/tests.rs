@@ -55,10 +55,11 @@ impl Replica {
         drop(lifecycle.not_ready("test.part"));
         let mut server = server::Server::new(wrap(service.routes()));
         server.tls = tls;
-        server.health = vec![server::HealthName {
-            service: HEALTH.to_owned(),
+        let names = [HEALTH, "pomerium-databroker"].map(|name| server::HealthName {
+            service: name.to_owned(),
             parts: vec!["test.part".to_owned()],
-        }];
+        });
+        server.health = names.into();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -161,7 +162,7 @@ async fn share(transport: &Transport, times: usize) -> HashMap<String, usize> {
 
 /// What the transport has counted.
 fn counted(transport: &Transport, count: impl Fn(&CallCounts) -> &Counter) -> u64 {
-    count(transport.counts().unwrap()).get()
+    count(&transport.counts().unwrap()).get()
 }
 
 async fn pair(dns: &TestDns, first: &str, second: &str) -> (Replica, Replica, Transport) {
@@ -506,6 +507,14 @@ async fn a_server_that_is_no_postern_is_asked_rarely() {
 
 /// Serves without health and without our version header, and counts questions about health.
 async fn foreign_server(ip: &str) -> (u16, Arc<std::sync::atomic::AtomicUsize>) {
+    server_that_says(ip, None).await
+}
+
+/// The same with a header on every answer.
+async fn server_that_says(
+    ip: &str,
+    header: Option<(&'static str, &'static str)>,
+) -> (u16, Arc<std::sync::atomic::AtomicUsize>) {
     use hyper_util::rt::{TokioExecutor, TokioIo};
     use tower::ServiceExt as _;
     let listener = tokio::net::TcpListener::bind((ip, 0)).await.unwrap();
@@ -520,11 +529,307 @@ async fn foreign_server(ip: &str) -> (u16, Arc<std::sync::atomic::AtomicUsize>) 
                 if request.uri().path().starts_with("/grpc.health.v1.Health/") {
                     seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                 }
-                routes.clone().oneshot(request.map(tonic::body::Body::new))
+                let answer = routes.clone().oneshot(request.map(tonic::body::Body::new));
+                async move {
+                    let mut answer = answer.await;
+                    if let (Ok(answer), Some((name, value))) = (&mut answer, header) {
+                        let value = http::HeaderValue::from_static(value);
+                        answer.headers_mut().insert(name, value);
+                    }
+                    answer
+                }
             });
             let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
             tokio::spawn(builder.serve_connection(TokioIo::new(stream), service));
         }
     });
     (port, checks)
+}
+
+/// The reason why the only endpoint of `config` gets no calls, once it has `part` in it, and that
+/// nothing is let through meanwhile.
+async fn refused_because(config: RemoteConfig, part: &str) -> String {
+    let parts = config.parts.clone();
+    let name = format!("rpc.{}", config.service);
+    let transport = Transport::remote(config).unwrap();
+    let told = |state: &State| match state {
+        State::Waiting { why, .. } | State::Refusing { why } => why.contains(part),
+        _ => false,
+    };
+    until(&transport, part, |endpoints| {
+        endpoints.iter().any(|one| told(&one.state))
+    })
+    .await;
+    let status = RegistryClient::new(transport.clone())
+        .list(all())
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    let part_status = parts.list().remove(&name).unwrap();
+    assert!(part_status.error.is_some(), "{part_status:?}");
+    format!("{:?}", part_status.attributes)
+}
+
+/// Answers whatever comes with `bytes`.
+async fn says(ip: &str, bytes: &'static [u8]) -> u16 {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind((ip, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut request = [0; 64];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(bytes).await;
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_speaks_something_else_is_told_as_that() {
+    let dns = TestDns::start().await;
+    let ip = "127.0.0.111";
+    dns.set_addresses("svc.test", &[ip]);
+    let url = |scheme: &str, port: u16| config(&dns, &format!("{scheme}://svc.test:{port}"));
+
+    let port = says(ip, b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n").await;
+    refused_because(url("http", port), "it speaks HTTP/1.1").await;
+    let port = says(ip, b"SSH-2.0-OpenSSH_9.2\r\n").await;
+    refused_because(url("http", port), "it speaks SSH").await;
+    refused_because(url("https", port), "it answers in clear text").await;
+
+    // TLS where clear text is asked for, and the reverse, with our own server.
+    let authority = Authority::new("internal");
+    let certificate: Certificate = authority.issue(&["svc.test"], (2090, 1, 1));
+    let tls = server_config(serving(&[&certificate]), Alpn::H2, None).unwrap();
+    let secure = Replica::start_with(&format!("{ip}:0"), |routes| routes, Some(tls));
+    refused_because(url("http", secure.address.port()), "it expects TLS").await;
+    let clear = Replica::start(&format!("{ip}:0"));
+    let port = clear.address.port();
+    refused_because(url("https", port), "TLS").await;
+
+    // A web server with TLS.
+    let web = server_config(serving(&[&certificate]), Alpn::H2OrHttp1, None).unwrap();
+    let mut web = Arc::unwrap_or_clone(web);
+    web.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let web = Replica::start_with(&format!("{ip}:0"), |routes| routes, Some(Arc::new(web)));
+    let mut config = url("https", web.address.port());
+    config.tls = client_config(&authority.trust(), Alpn::H2, None).unwrap();
+    refused_because(config, "TLS").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_that_are_no_good_are_told_with_the_reason() {
+    let dns = TestDns::start().await;
+    let ip = "127.0.0.112";
+    dns.set_addresses("svc.test", &[ip]);
+    let authority = Authority::new("internal");
+    for (names, until, trusted, part) in [
+        (&["svc.test"][..], (2020, 1, 1), true, "expired"),
+        (&["other.test"], (2090, 1, 1), true, "not among other.test"),
+        (&["svc.test"], (2090, 1, 1), false, "unknown issuer"),
+    ] {
+        let certificate: Certificate = authority.issue(names, until);
+        let tls = server_config(serving(&[&certificate]), Alpn::H2, None).unwrap();
+        let one = Replica::start_with(&format!("{ip}:0"), |routes| routes, Some(tls));
+        let mut config = config(&dns, &format!("https://svc.test:{}", one.address.port()));
+        if trusted {
+            config.tls = client_config(&authority.trust(), Alpn::H2, None).unwrap();
+        }
+        refused_because(config, part).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_and_ports_that_lead_nowhere_are_told() {
+    let dns = TestDns::start().await;
+    let taken = StdListener::bind("127.0.0.113:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    drop(taken);
+    dns.set_addresses("svc.test", &["127.0.0.113"]);
+    refused_because(config(&dns, &format!("http://svc.test:{port}")), "refused").await;
+
+    let config = config(&dns, "http://nowhere.test:1");
+    let parts = config.parts.clone();
+    let _transport = Transport::remote(config).unwrap();
+    let told = async {
+        let mut changes = parts.changes();
+        loop {
+            let part = parts.list().remove("rpc.pomerium-test");
+            let fact = part.and_then(|part| part.attributes.get("http://nowhere.test:1").cloned());
+            if let Some(fact) = fact {
+                return fact;
+            }
+            let _ = tokio::time::timeout(Duration::from_millis(100), changes.changed()).await;
+        }
+    };
+    let fact = tokio::time::timeout(SOON, told).await.unwrap();
+    assert!(fact.contains("never resolved"), "{fact}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_versions_work_beside_ours_only_when_they_are_near() {
+    let dns = TestDns::start().await;
+    let ip = "127.0.0.114";
+    dns.set_addresses("svc.test", &[ip]);
+    let (port, _) = server_that_says(ip, Some((super::super::VERSION_HEADER, "0.1.99"))).await;
+    let near = config(&dns, &format!("http://svc.test:{port}"));
+    let (parts, metrics) = (near.parts.clone(), near.metrics.clone());
+    let transport = Transport::remote(near).unwrap();
+    assert_eq!(share(&transport, 3).await.len(), 1);
+    let address = format!("{ip}:{port}");
+    let fact = parts.list()["rpc.pomerium-test"].attributes[&address].clone();
+    assert!(fact.contains("runs version 0.1.99"), "{fact}");
+    let labels = vec![("service", HEALTH.to_owned())];
+    assert_eq!(metrics.other_versions.get_or_create(&labels).get(), 1);
+
+    let (port, _) = server_that_says(ip, Some((super::super::VERSION_HEADER, "7.0.0"))).await;
+    let far = config(&dns, &format!("http://svc.test:{port}"));
+    refused_because(far, "versions differ too much").await;
+    let (port, _) = server_that_says(ip, Some(("x-pomerium-version", "v0.30.0"))).await;
+    let mut foreign = config(&dns, &format!("http://svc.test:{port}"));
+    foreign.service = "pomerium-authorize".to_owned();
+    refused_because(foreign, "Pomerium's authorize").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_whose_calls_fail_is_left_out() {
+    let dns = TestDns::start().await;
+    let (one, two, transport) = pair(&dns, "127.0.0.115", "127.0.0.116").await;
+    one.service
+        .unavailable
+        .store(true, std::sync::atomic::Ordering::SeqCst);
+    // Every call is answered by the other one, and soon the first is not even asked.
+    assert_eq!(share(&transport, 100).await["127.0.0.116"], 100);
+    let asked = one.service.calls();
+    assert!(asked < 20, "{asked}");
+    share(&transport, 100).await;
+    assert_eq!(one.service.calls(), asked);
+    // When nobody can, somebody is asked all the same, and the answer is the servers' own.
+    two.service
+        .unavailable
+        .store(true, std::sync::atomic::Ordering::SeqCst);
+    let status = RegistryClient::new(transport.clone())
+        .list(all())
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::Unavailable, "not now")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_configuration_is_taken_over_without_a_lost_call() {
+    let dns = TestDns::start().await;
+    let one = Replica::start("127.0.0.117:0");
+    let two = Replica::start("127.0.0.118:0");
+    dns.set_addresses("one.test", &["127.0.0.117"]);
+    dns.set_addresses("two.test", &["127.0.0.118"]);
+    let url = |name: &str, replica: &Replica| {
+        config(
+            &dns,
+            &format!("http://{name}.test:{}", replica.address.port()),
+        )
+    };
+    let transport = Transport::remote(url("one", &one)).unwrap();
+    until_ready(&transport, 1).await;
+    let chosen = transport.each().remove(0);
+    let waiting = tokio::spawn({
+        let mut client = RegistryClient::new(transport.clone());
+        async move { client.list(slow()).await }
+    });
+    while one.service.calls() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let calls = tokio::spawn({
+        let transport = transport.clone();
+        async move {
+            let mut shares = HashMap::new();
+            while !shares.contains_key("127.0.0.118") {
+                for (name, calls) in share(&transport, 10).await {
+                    *shares.entry(name).or_insert(0) += calls;
+                }
+            }
+            shares
+        }
+    });
+    transport.replace(url("two", &two)).await.unwrap();
+    let shares = tokio::time::timeout(SOON, calls).await.unwrap().unwrap();
+    assert!(shares.contains_key("127.0.0.118"), "{shares:?}");
+    assert_eq!(share(&transport, 20).await["127.0.0.118"], 20);
+    assert!(!chosen.is_same_endpoint(&transport.each()[0]));
+    one.service.release.notify_one();
+    assert!(waiting.await.unwrap().is_ok(), "finished where it was");
+}
+
+/// `ServerInfo` and nothing else, as a databroker answers it.
+fn records(server_version: u64) -> Routes {
+    use http_body_util::BodyExt as _;
+    use prost::Message as _;
+    let info = super::super::stubs::databroker::ServerInfoResponse {
+        server_version,
+        ..Default::default()
+    };
+    let mut frame = vec![0; 5];
+    info.encode(&mut frame).unwrap();
+    frame[4] = u8::try_from(frame.len() - 5).unwrap();
+    let answer = move || {
+        let body = http_body_util::Full::new(bytes::Bytes::from(frame.clone()));
+        let trailers = async {
+            let status = http::HeaderValue::from_static("0");
+            Some(Ok(http::HeaderMap::from_iter([(
+                http::HeaderName::from_static("grpc-status"),
+                status,
+            )])))
+        };
+        let body = axum::body::Body::new(body.with_trailers(trailers));
+        let kind = [("content-type", "application/grpc")];
+        std::future::ready((kind, body))
+    };
+    let path = "/databroker.DataBrokerService/ServerInfo";
+    Routes::from(axum::Router::new().route(path, axum::routing::post(answer)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn databrokers_with_different_records_are_a_loud_error() {
+    let dns = TestDns::start().await;
+    let start = |address: &str, version| Replica::start_with(address, |_| records(version), None);
+    let one = start("127.0.0.119:0", 7);
+    let port = one.address.port();
+    let two = start(&format!("127.0.0.120:{port}"), 8);
+    dns.set_addresses("svc.test", &["127.0.0.119", "127.0.0.120"]);
+    let mut config = config(&dns, &format!("http://svc.test:{port}"));
+    config.service = "pomerium-databroker".to_owned();
+    config.keys = Some(TokenKeys::new(vec![SecretKey::random()]));
+    config.probes.records_interval = Duration::from_millis(50);
+    let (parts, metrics) = (config.parts.clone(), config.metrics.clone());
+    let _transport = Transport::remote(config).unwrap();
+    let error = || parts.list().remove("rpc.pomerium-databroker")?.error;
+    let until = async |what: &str, condition: &dyn Fn(Option<String>) -> bool| {
+        let wait = async {
+            let mut changes = parts.changes();
+            while !condition(error()) {
+                let _ = tokio::time::timeout(Duration::from_millis(100), changes.changed()).await;
+            }
+        };
+        let come = tokio::time::timeout(Duration::from_secs(20), wait).await;
+        assert!(come.is_ok(), "{what}: {:?}", parts.list());
+    };
+    until("a split brain", &|error| {
+        error.is_some_and(|error| {
+            error.contains("split brain")
+                && error.contains("127.0.0.119")
+                && error.contains("127.0.0.120")
+        })
+    })
+    .await;
+    let labels = vec![("service", "pomerium-databroker".to_owned())];
+    assert_eq!(metrics.records.get_or_create(&labels).get(), 2);
+    drop(two);
+    let _same = start(&format!("127.0.0.120:{port}"), 7);
+    until("the end of it", &|error| error.is_none()).await;
 }
