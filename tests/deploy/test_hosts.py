@@ -42,20 +42,19 @@ def test_systemd_reads_the_units_without_a_complaint(unit, tmp_path):
     for program in [f"usr/bin/{unit}", "bin/kill"]:
         (tmp_path / program).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy("/bin/true", tmp_path / program)
-    for kind in ["service", "socket"]:
-        shutil.copy(SYSTEMD / f"{unit}.{kind}", units)
-    code, out, err = run(
-        "systemd-analyze", "verify", "--man=no", f"--root={tmp_path}", f"{unit}.service", f"{unit}.socket"
-    )
+    shutil.copy(SYSTEMD / f"{unit}.service", units)
+    code, out, err = run("systemd-analyze", "verify", "--man=no", f"--root={tmp_path}", f"{unit}.service")
     complaints = [line for line in (out + err).splitlines() if unit in line]
     assert code == 0 and not complaints, out + err
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_sockets_are_where_the_service_is_told_to_listen(unit):
-    told = environment(unit)
-    ports = {f":{port}" for port in values(f"{unit}.socket", "Socket", "ListenStream")}
-    assert ports == {told[key] for key in ["ADDRESS", "HTTP_REDIRECT_ADDR", "GRPC_ADDRESS"] if key in told}
+def test_only_who_listens_on_a_low_port_has_the_right_to(unit):
+    listens = [value for key, value in environment(unit).items() if key != "HEALTH_CHECK_ADDR"]
+    low = any(int(address.rsplit(":", 1)[1]) < 1024 for address in listens)
+    rights = values(f"{unit}.service", "Service", "CapabilityBoundingSet")
+    assert rights == (["CAP_NET_BIND_SERVICE"] if low else [""])
+    assert values(f"{unit}.service", "Service", "AmbientCapabilities") == (rights if low else [])
 
 
 def test_services_of_one_host_do_not_meet_on_a_port():
