@@ -830,6 +830,9 @@ async fn databrokers_with_different_records_are_a_loud_error() {
     let labels = vec![("service", "pomerium-databroker".to_owned())];
     assert_eq!(metrics.records.get_or_create(&labels).get(), 2);
     drop(two);
-    let _same = start(&format!("127.0.0.120:{port}"), 7);
+    // It may need a moment to leave its address.
+    let address = format!("127.0.0.120:{port}");
+    until("a free address", &|_| StdListener::bind(&address).is_ok()).await;
+    let _same = start(&address, 7);
     until("the end of it", &|error| error.is_none()).await;
 }
