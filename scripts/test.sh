@@ -7,8 +7,10 @@ export POSTERN_TESTS_LEFT_OUT="$left_out"
 # Static like the binaries in the images, so that one build serves the tests and the images.
 CARGO_BUILD_TARGET=$(rustc -vV | sed -n 's/^host: //p')
 export CARGO_BUILD_TARGET RUSTFLAGS="-C target-feature=+crt-static"
-cargo build --workspace --bins
-if docker version >/dev/null 2>&1; then deploy/docker/build.sh dev; fi
+cargo build --workspace --all-targets
+if docker version >/dev/null 2>&1; then
+    deploy/docker/build.sh "${CARGO_TARGET_DIR:-target}/$CARGO_BUILD_TARGET/debug"
+fi
 cargo test --workspace
 scripts/chart.sh
 .tools/python/bin/python -m pytest --quiet -p no:cacheprovider tests/deploy/*_runs.py

@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
 # Builds static binaries and the five images postern/postern[-SERVICE]:latest from them.
 # Needs a Docker engine, no registry.
-#   build.sh        what is shipped
-#   build.sh dev    cargo's dev profile: quick, large, for the tests
+#   build.sh          what is shipped: builds them first
+#   build.sh FOLDER   of the static binaries in FOLDER
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 images=(postern-proxy postern-authorize postern-authenticate postern-databroker postern)
-profile=${1:-release}
-folder=$profile
-[ "$profile" = dev ] && folder=debug
 host=$(rustc -vV | sed -n 's/^host: //p')
 roots=${CA_CERTIFICATES:-/etc/ssl/certs/ca-certificates.crt}
 [ -r "$roots" ] || { echo "no CA roots at $roots: install ca-certificates, or set CA_CERTIFICATES" >&2; exit 1; }
 
-# With an explicit target the flags are for the binaries alone, not for build scripts and macros.
-RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile "$profile" --bins --workspace --target "$host"
-
 target=$(cargo metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+binaries=${1:-$target/$host/release}
+if [ $# = 0 ]; then
+    # With an explicit target the flags are for the binaries alone, not for build scripts and macros.
+    RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --bins --workspace --target "$host"
+fi
+
 context=$target/images
 rm -rf "$context" && mkdir -p "$context"
-for image in "${images[@]}"; do cp "$target/$host/$folder/$image" "$context/"; done
+for image in "${images[@]}"; do cp "$binaries/$image" "$context/"; done
 cp "$roots" "$context/ca-certificates.crt"
 echo "postern:x:65532:65532::/:/postern" >"$context/passwd"
 
