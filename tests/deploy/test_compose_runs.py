@@ -34,7 +34,7 @@ def deployment(monkeypatch):
     }.items():
         monkeypatch.setenv(name, value)
     run(HA / "run.sh", "down", "--volumes")
-    code, out, err = run(HA / "run.sh", "up")
+    code, out, err = run(HA / "run.sh", "up", timeout=300)
     try:
         assert code == 0, out + err
         at = {service: address(*containers(service), f"{PROJECT}_services") for service in ["balancer", "identity-provider"]}
