@@ -7,6 +7,11 @@ _list:
 test: prepare
     scripts/test.sh
 
+# Faults under load (kills, freezes, cuts, lies): prints a line each with the figure reached, fails when one misses its goal. Words pick lines by name.
+chaos *ARGS="--all": prepare
+    cargo build --release --workspace --bins
+    cargo test --release -p postern-tests --test chaos -- {{ ARGS }}
+
 # Install or name what the end-to-end tests need: PostgreSQL, chromium and its driver, Python.
 prepare:
     scripts/prepare.sh

@@ -52,6 +52,7 @@ impl Postern {
             layout,
             provider: issuer.to_owned(),
             config: config(ports),
+            names: Vec::new(),
         })
         .await;
         Self {

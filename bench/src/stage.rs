@@ -35,7 +35,7 @@ impl Stage {
         let upstream = peers::start_upstream(&site, ports).await;
         let all_in_one = Postern::start(Layout::AllInOne, &issuer, ports).await;
         let split = Postern::start(Layout::Split, &issuer, ports).await;
-        let authorize = split.cluster.grpc_port("authorize");
+        let authorize = split.cluster.serves("authorize").port();
         let peers = peers::start(&site, ports, authorize, upstream).await;
         let mut stage = Self {
             subjects: Vec::new(),

@@ -126,6 +126,7 @@ async fn an_unknown_key_is_warned_of_and_costs_no_start() {
             layout: Layout::AllInOne,
             provider: "http://localhost:1".to_owned(),
             config: "cookie_expires: 1h\nroutes: []\n".to_owned(),
+            names: Vec::new(),
         },
     )
     .await;

@@ -157,6 +157,7 @@ async fn an_independent_provider_signs_people_in() {
         config: "routes:\n- {from: 'https://app.corp.test:{PORT}', to: 'http://127.0.0.1:1', \
                  allow_any_authenticated_user: true}\n"
             .to_owned(),
+        names: Vec::new(),
     })
     .await;
     let ann = cluster.browser();

@@ -1,27 +1,40 @@
-//! Postern as its users start it: in one process, or in four.
+//! Postern as its users start it: in one process, in four, or in two of each.
 
 use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use postern::demo::idp::{CLIENT_ID, CLIENT_SECRET};
+use postern_test_dns::{Answer, TestDns};
 
 use crate::binaries::binary;
 use crate::person::Person;
 use crate::ports;
 use crate::process::Process;
+use crate::relay::{Relay, Target};
 use crate::site::Site;
 use crate::wait;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
     AllInOne,
+    /// One process a service, all on one address.
     Split,
+    /// Two processes a service, each on an address of its own, found by name; a balancer in front
+    /// of the proxies. Needs Postgres.
+    Fleet,
 }
 
-/// From the proxy's port to the first health listener.
+/// From the proxy's port to the health listeners, in one process and in four the first of them.
 const HEALTH: u16 = 4;
+
+/// From the proxy's port to the metrics of a process of a fleet.
+const METRICS: u16 = 5;
+
+/// Of each service in a fleet.
+const REPLICAS: u8 = 2;
 
 const SERVICES: [&str; 4] = ["databroker", "authorize", "authenticate", "proxy"];
 
@@ -29,18 +42,30 @@ const SERVICES: [&str; 4] = ["databroker", "authorize", "authenticate", "proxy"]
 pub const SHARED_SECRET: &str = "dGVzdHMgc2hhcmUgdGhpcyBzZWNyZXQsIDMyIGJ5dGU=";
 
 pub struct Cluster {
-    /// In one process one; in four: databroker, authorize, authenticate, proxy. Dropped before the
-    /// directory that their output is in.
+    /// In one process one; in four: databroker, authorize, authenticate, proxy; in a fleet as many
+    /// of each as there are. Dropped before the directory that their output is in.
     pub processes: Vec<Process>,
     pub site: Site,
-    /// Of the proxy: `https://NAME.corp.test:PORT`.
+    /// Of the proxy, or of the balancer in front of all: `https://NAME.corp.test:PORT`.
     pub port: u16,
     programs: Vec<Program>,
+    fleet: Option<Fleet>,
+}
+
+/// What a fleet has beside its processes.
+struct Fleet {
+    dns: TestDns,
+    balancer: Relay,
 }
 
 /// What it takes to start one of the processes, again and again.
 struct Program {
+    /// `postern-SERVICE`, in a fleet `postern-SERVICE-NUMBER`.
     name: String,
+    binary: String,
+    /// Where it serves what it is for.
+    serves: SocketAddr,
+    health: SocketAddr,
     environment: Vec<(&'static str, String)>,
 }
 
@@ -52,6 +77,8 @@ pub struct Plan {
     /// YAML, keys and values at the top level, `routes` among them. `{PORT}` stands for the
     /// proxy's port.
     pub config: String,
+    /// Of a fleet: names on this machine that its name server knows from the start.
+    pub names: Vec<String>,
 }
 
 impl Cluster {
@@ -62,70 +89,53 @@ impl Cluster {
 
     /// The same with certificates that are there already.
     pub async fn start_on(site: Site, plan: Plan) -> Self {
-        let mut cluster = Self::launch(site, &plan);
-        cluster.ready().await;
-        cluster
-    }
-
-    /// Starts everything.
-    pub fn launch(site: Site, plan: &Plan) -> Self {
         let port = ports::row(8);
-        let path = site.path("config.yaml");
-        std::fs::write(&path, configuration(&site, plan, port))
-            .expect("the configuration is written");
-        let mut programs: Vec<_> = match plan.layout {
-            Layout::AllInOne => vec![Program {
-                name: "postern".to_owned(),
-                environment: vec![
-                    ("ADDRESS", loopback(port)),
-                    ("GRPC_ADDRESS", loopback(port + 1)),
-                ],
-            }],
-            Layout::Split => SERVICES
-                .iter()
-                .zip(1..)
-                .map(|(service, offset)| {
-                    let variable = match *service {
-                        "authorize" | "databroker" => "GRPC_ADDRESS",
-                        _ => "ADDRESS",
-                    };
-                    let own = if *service == "proxy" {
-                        port
-                    } else {
-                        port + offset
-                    };
-                    Program {
-                        name: format!("postern-{service}"),
-                        environment: vec![
-                            ("SERVICES", (*service).to_owned()),
-                            (variable, loopback(own)),
-                        ],
-                    }
-                })
+        let mut config = configuration(&site, &plan, port);
+        let programs = match plan.layout {
+            Layout::AllInOne => vec![Program::all_in_one(port)],
+            Layout::Split => (0_u8..4)
+                .map(|service| Program::split(service, port))
+                .collect(),
+            Layout::Fleet => (0_u8..4)
+                .flat_map(|service| (1..=REPLICAS).map(move |number| (service, number)))
+                .map(|(service, number)| Program::fleet(service, number, port))
                 .collect(),
         };
-        for (program, offset) in programs.iter_mut().zip(HEALTH..) {
-            let address = loopback(port + offset);
-            program.environment.push(("HEALTH_CHECK_ADDR", address));
-        }
+        let fleet = match plan.layout {
+            Layout::Fleet => {
+                let fleet = Fleet::start(&programs, port, &plan.names).await;
+                let resolver = fleet.dns.address;
+                writeln!(config, "dns_resolvers: ['udp://{resolver}']").expect("text grows");
+                Some(fleet)
+            }
+            _ => None,
+        };
+        std::fs::write(site.path("config.yaml"), config).expect("the configuration is written");
         let processes = programs
             .iter()
             .map(|program| program.start(&site))
             .collect();
-        Self {
+        let mut cluster = Self {
             processes,
             site,
             port,
             programs,
-        }
+            fleet,
+        };
+        cluster.ready().await;
+        cluster
     }
 
-    /// Where the process of `service` stands in [`Self::processes`].
+    /// Where the process of `service` stands in [`Self::processes`]: `authorize`, or in a fleet
+    /// `authorize-2`.
     fn index(&self, service: &str) -> usize {
         let name = format!("postern-{service}");
         let found = self.processes.iter().position(|it| it.name == name);
         // In one process all services are in the first.
-        found.unwrap_or(0)
+        found.unwrap_or_else(|| {
+            assert!(self.fleet.is_none(), "no {name} in this fleet");
+            0
+        })
     }
 
     /// The process that runs `service`.
@@ -141,14 +151,36 @@ impl Cluster {
 
     /// A page of the health listener of the process that runs `service`.
     pub fn health(&self, service: &str, path: &str) -> String {
-        let index = u16::try_from(self.index(service)).expect("a few processes");
-        format!("http://127.0.0.1:{}{path}", self.port + HEALTH + index)
+        let health = self.programs[self.index(service)].health;
+        format!("http://{health}{path}")
     }
 
-    /// Where the process of `service` answers calls, in four processes.
-    pub fn grpc_port(&self, service: &str) -> u16 {
-        let offset = u16::try_from(self.index(service)).expect("a few processes");
-        self.port + 1 + offset
+    /// Where the process of `service` answers calls, or browsers.
+    pub fn serves(&self, service: &str) -> SocketAddr {
+        self.programs[self.index(service)].serves
+    }
+
+    /// Of a fleet: its name server, which says where `SERVICE.corp.test` is.
+    pub fn dns(&self) -> &TestDns {
+        &self.fleet.as_ref().expect("a fleet").dns
+    }
+
+    /// All metrics of a process of a fleet, as they are now; none while it is away.
+    pub async fn metrics(&self, service: &str) -> String {
+        let mut address = self.programs[self.index(service)].health;
+        address.set_port(self.port + METRICS);
+        let url = format!("http://{address}/metrics");
+        let answer = self.program().try_get(&url).await;
+        answer.map(|answer| answer.text()).unwrap_or_default()
+    }
+
+    /// Of a fleet: starts one more of `service`, which no name leads to yet.
+    pub fn add(&mut self, service: &str, number: u8) {
+        let service = SERVICES.iter().zip(0..).find(|(name, _)| **name == service);
+        let (_, service) = service.expect("one of the services");
+        let program = Program::fleet(service, number, self.port);
+        self.processes.push(program.start(&self.site));
+        self.programs.push(program);
     }
 
     pub fn config_file(&self) -> PathBuf {
@@ -184,11 +216,11 @@ impl Cluster {
         self.ready().await;
     }
 
-    /// Waits until every process is ready.
+    /// Waits until every process is ready, and the balancer knows it.
     pub async fn ready(&mut self) {
         let nobody = Person::program(&self.site.certificates.authority);
-        for (process, offset) in self.processes.iter_mut().zip(HEALTH..) {
-            let url = format!("http://127.0.0.1:{}/readyz", self.port + offset);
+        for (process, program) in self.processes.iter_mut().zip(&self.programs) {
+            let url = format!("http://{}/readyz", program.health);
             let what = format!("{} to be ready", process.name);
             wait::until(&what, Duration::from_secs(30), async || {
                 assert!(process.has_ended().is_none(), "{} ended", process.name);
@@ -197,6 +229,16 @@ impl Cluster {
                     Ok(answer) => Err(answer.text()),
                     Err(error) => Err(error),
                 }
+            })
+            .await;
+        }
+        if let Some(fleet) = &self.fleet {
+            wait::until("the balancer", Duration::from_secs(30), async || {
+                fleet
+                    .balancer
+                    .is_complete()
+                    .then_some(())
+                    .ok_or("incomplete")
             })
             .await;
         }
@@ -217,8 +259,66 @@ impl Cluster {
 }
 
 impl Program {
+    fn all_in_one(port: u16) -> Self {
+        let own = [("GRPC_ADDRESS", loopback(port + 1).to_string())];
+        Self::new(
+            "postern",
+            loopback(port),
+            "ADDRESS",
+            loopback(port + HEALTH),
+        )
+        .with(own)
+    }
+
+    fn split(service: u8, port: u16) -> Self {
+        let health = loopback(port + HEALTH + u16::from(service));
+        Self::of_service(service, loopback(port), health)
+    }
+
+    /// On an address that no other cluster and no other process has.
+    fn fleet(service: u8, number: u8, port: u16) -> Self {
+        let [high, low] = port.to_be_bytes();
+        let ip = Ipv4Addr::new(127, high, low, 10 * (service + 1) + number);
+        let at = |port| SocketAddr::new(IpAddr::V4(ip), port);
+        let mut program = Self::of_service(service, at(port), at(port + HEALTH))
+            .with([("METRICS_ADDRESS", at(port + METRICS).to_string())]);
+        program.name = format!("{}-{number}", program.name);
+        program
+    }
+
+    /// `base`: where the proxy would serve on this address.
+    fn of_service(service: u8, base: SocketAddr, health: SocketAddr) -> Self {
+        let name = SERVICES[usize::from(service)];
+        let (variable, offset) = match name {
+            "authorize" | "databroker" => ("GRPC_ADDRESS", 1 + u16::from(service)),
+            "authenticate" => ("ADDRESS", 1 + u16::from(service)),
+            _ => ("ADDRESS", 0),
+        };
+        let serves = SocketAddr::new(base.ip(), base.port() + offset);
+        Self::new(&format!("postern-{name}"), serves, variable, health)
+            .with([("SERVICES", name.to_owned())])
+    }
+
+    fn new(binary: &str, serves: SocketAddr, variable: &'static str, health: SocketAddr) -> Self {
+        Self {
+            name: binary.to_owned(),
+            binary: binary.to_owned(),
+            serves,
+            health,
+            environment: vec![
+                (variable, serves.to_string()),
+                ("HEALTH_CHECK_ADDR", health.to_string()),
+            ],
+        }
+    }
+
+    fn with(mut self, more: [(&'static str, String); 1]) -> Self {
+        self.environment.extend(more);
+        self
+    }
+
     fn start(&self, site: &Site) -> Process {
-        let mut command = Command::new(binary(&self.name));
+        let mut command = Command::new(binary(&self.binary));
         command
             .arg("--config")
             .arg(site.path("config.yaml"))
@@ -227,8 +327,35 @@ impl Program {
     }
 }
 
-fn loopback(port: u16) -> String {
-    format!("127.0.0.1:{port}")
+impl Fleet {
+    async fn start(programs: &[Program], port: u16, names: &[String]) -> Self {
+        let dns = TestDns::start().await;
+        for name in names {
+            dns.set_addresses(name, &["127.0.0.1"]);
+        }
+        let of = |service: &str| {
+            let binary = format!("postern-{service}");
+            programs.iter().filter(move |it| it.binary == binary)
+        };
+        for service in SERVICES {
+            let addresses = of(service).map(|program| program.serves.ip()).collect();
+            dns.set(&name_of(service), Answer::Addresses(addresses, 2));
+        }
+        let targets = of("proxy").map(|it| Target::checked(it.serves, it.health));
+        Self {
+            dns,
+            balancer: Relay::balance(loopback(port), targets.collect()).await,
+        }
+    }
+}
+
+/// What a fleet's name server calls a service.
+pub fn name_of(service: &str) -> String {
+    format!("{service}.corp.test")
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
 fn configuration(site: &Site, plan: &Plan, port: u16) -> String {
@@ -254,18 +381,21 @@ fn configuration(site: &Site, plan: &Plan, port: u16) -> String {
         "cookie_secret",
         "dGVzdHMgc2VhbCBjb29raWVzIHdpdGggdGhpcyBvbmU=",
     );
-    if plan.layout == Layout::Split {
-        line(
-            "authorize_service_url",
-            &format!("http://127.0.0.1:{}", port + 2),
-        );
+    if plan.layout != Layout::AllInOne {
+        let host = |service: &str| match plan.layout {
+            Layout::Fleet => name_of(service),
+            _ => "localhost".to_owned(),
+        };
+        let url =
+            |scheme: &str, service: &str, port: u16| format!("{scheme}://{}:{port}", host(service));
+        line("authorize_service_url", &url("http", "authorize", port + 2));
         line(
             "databroker_service_url",
-            &format!("http://127.0.0.1:{}", port + 1),
+            &url("http", "databroker", port + 1),
         );
         line(
             "authenticate_internal_service_url",
-            &format!("https://localhost:{}", port + 3),
+            &url("https", "authenticate", port + 3),
         );
         line("grpc_insecure", "true");
     }

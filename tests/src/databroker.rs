@@ -1,13 +1,18 @@
 //! The databroker as other services call it.
 
+use std::net::SocketAddr;
+
 use jiff::Timestamp;
 use postern_common::crypto::handle::Handle;
 use postern_common::crypto::keys::SecretKey;
 use postern_common::rpc::stubs::databroker::data_broker_service_client::DataBrokerServiceClient;
-use postern_common::rpc::stubs::databroker::{GetRequest, PutRequest, Record};
+use postern_common::rpc::stubs::databroker::{
+    GetRequest, PutRequest, Record, SyncLatestRequest, SyncRequest, SyncResponse, Versions,
+    sync_latest_response,
+};
 use postern_common::rpc::token;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Status, Streaming};
 
 use crate::cluster::{Cluster, SHARED_SECRET};
 use crate::person::Person;
@@ -33,12 +38,49 @@ pub struct Databroker {
 
 impl Databroker {
     pub async fn connect(cluster: &Cluster) -> Self {
-        let url = format!("http://127.0.0.1:{}", cluster.grpc_port("databroker"));
-        let endpoint = Endpoint::from_shared(url).expect("a URL");
+        Self::connect_to(cluster.serves("databroker")).await
+    }
+
+    /// One of several.
+    pub async fn connect_to(address: SocketAddr) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("a URL");
         let channel = endpoint.connect().await.expect("the databroker answers");
         Self {
             client: DataBrokerServiceClient::new(channel),
         }
+    }
+
+    /// Everything of a type, and where its changes go on.
+    pub async fn all(&mut self, kind: &str) -> Result<(Vec<Record>, Versions), Status> {
+        let request = SyncLatestRequest {
+            r#type: kind.to_owned(),
+        };
+        let mut answers = self.client.sync_latest(ours(request)).await?.into_inner();
+        let (mut records, mut versions) = (Vec::new(), None);
+        while let Some(answer) = answers.message().await? {
+            match answer.response {
+                Some(sync_latest_response::Response::Record(record)) => records.push(record),
+                Some(sync_latest_response::Response::Versions(told)) => versions = Some(told),
+                _ => {}
+            }
+        }
+        let versions = versions.ok_or_else(|| Status::internal("it ended without versions"))?;
+        Ok((records, versions))
+    }
+
+    /// The changes of a type as they are made, from `versions` on.
+    pub async fn changes(
+        &mut self,
+        kind: &str,
+        versions: Versions,
+    ) -> Result<Streaming<SyncResponse>, Status> {
+        let request = SyncRequest {
+            server_version: versions.server_version,
+            record_version: versions.latest_record_version,
+            r#type: kind.to_owned(),
+            wait: None,
+        };
+        Ok(self.client.sync(ours(request)).await?.into_inner())
     }
 
     /// With a token of the caller's own, or none.
@@ -87,6 +129,14 @@ impl Databroker {
             Err(status) => panic!("{status}"),
         }
     }
+}
+
+/// With a token that is good now.
+fn ours<T>(message: T) -> Request<T> {
+    authorized(
+        message,
+        Some(&token::sign(&shared_secret(), Timestamp::now())),
+    )
 }
 
 fn authorized<T>(message: T, token: Option<&str>) -> Request<T> {

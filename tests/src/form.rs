@@ -31,6 +31,16 @@ impl Form {
 
     /// Sends it, with `fields` beside the hidden ones.
     pub async fn send(&self, person: &Person, fields: &[(&str, &str)]) -> Answer {
+        let answer = self.try_send(person, fields).await;
+        answer.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// As [`Self::send`], but a failure is an outcome.
+    pub async fn try_send(
+        &self,
+        person: &Person,
+        fields: &[(&str, &str)],
+    ) -> Result<Answer, String> {
         let all: Vec<_> = self
             .hidden
             .iter()

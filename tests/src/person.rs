@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -63,20 +64,8 @@ impl Person {
 
     /// A program: it says that it takes JSON, and keeps cookies all the same.
     pub fn program(authority: &std::path::Path) -> Self {
-        let mut roots = rustls::RootCertStore::empty();
-        for certificate in CertificateDer::pem_file_iter(authority).expect("a PEM file") {
-            roots
-                .add(certificate.expect("a certificate"))
-                .expect("an authority");
-        }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("the provider knows TLS 1.2 and 1.3")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
         Self {
-            tls: TlsConnector::from(Arc::new(config)),
+            tls: trusting(authority, &[]),
             headers: HeaderMap::from_iter([(
                 header::ACCEPT,
                 HeaderValue::from_static("application/json"),
@@ -118,46 +107,49 @@ impl Person {
 
     /// Follows redirects to the end and gives every answer on the way.
     pub async fn follow(&self, url: &str) -> Vec<Answer> {
-        let mut answers = vec![self.get(url).await];
-        while let Some(next) = answers.last().and_then(Answer::location) {
-            assert!(answers.len() < 20, "redirected in circles: {answers:#?}");
-            answers.push(self.get(next.as_str()).await);
-        }
-        answers
+        or_panic(self.try_follow(url).await)
     }
 
-    /// Sends a form as a page of the same site would.
-    pub async fn post_form(&self, url: &str, fields: &[(&str, &str)]) -> Answer {
+    /// As [`Self::follow`], but a failure is an outcome.
+    pub async fn try_follow(&self, url: &str) -> Result<Vec<Answer>, String> {
+        let mut answers = vec![self.try_get(url).await?];
+        while let Some(next) = answers.last().and_then(Answer::location) {
+            assert!(answers.len() < 20, "redirected in circles: {answers:#?}");
+            answers.push(self.try_get(next.as_str()).await?);
+        }
+        Ok(answers)
+    }
+
+    /// Sends a form as a page of the same site would; a failure is an outcome.
+    pub async fn post_form(&self, url: &str, fields: &[(&str, &str)]) -> Result<Answer, String> {
         let body = url::form_urlencoded::Serializer::new(String::new())
             .extend_pairs(fields)
             .finish();
         self.clone()
             .with_header("content-type", "application/x-www-form-urlencoded")
             .with_header("sec-fetch-site", "same-origin")
-            .send(Method::POST, url, Bytes::from(body))
+            .try_send(Method::POST, url, Bytes::from(body))
             .await
     }
 
     pub async fn send(&self, method: Method, url: &str, body: Bytes) -> Answer {
-        let url = Url::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"));
-        let answer = tokio::time::timeout(PATIENCE, self.exchange(method, &url, body))
-            .await
-            .unwrap_or_else(|_| panic!("no answer from {url} within {PATIENCE:?}"))
-            .unwrap_or_else(|error| panic!("{url}: {error}"));
-        self.keep_cookies(&answer);
-        answer
+        or_panic(self.try_send(method, url, body).await)
+    }
+
+    pub async fn try_get(&self, url: &str) -> Result<Answer, String> {
+        self.try_send(Method::GET, url, Bytes::new()).await
     }
 
     /// As [`Self::send`], but a failure is an outcome.
-    pub async fn try_get(&self, url: &str) -> Result<Answer, String> {
-        let url = Url::parse(url).map_err(|error| error.to_string())?;
-        match tokio::time::timeout(PATIENCE, self.exchange(Method::GET, &url, Bytes::new())).await {
+    async fn try_send(&self, method: Method, url: &str, body: Bytes) -> Result<Answer, String> {
+        let url = Url::parse(url).map_err(|error| format!("{url}: {error}"))?;
+        match tokio::time::timeout(PATIENCE, self.exchange(method, &url, body)).await {
             Ok(Ok(answer)) => {
                 self.keep_cookies(&answer);
                 Ok(answer)
             }
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("no answer within {PATIENCE:?}")),
+            Ok(Err(error)) => Err(format!("{url}: {error}")),
+            Err(_) => Err(format!("no answer from {url} within {PATIENCE:?}")),
         }
     }
 
@@ -233,7 +225,7 @@ impl Person {
     }
 
     async fn connect(&self, host: &str, port: u16) -> std::io::Result<TlsStream<TcpStream>> {
-        let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        let stream = TcpStream::connect((address_of(host), port)).await?;
         stream.set_nodelay(true)?;
         let name = ServerName::try_from(host.to_owned()).map_err(std::io::Error::other)?;
         self.tls.connect(name, stream).await
@@ -275,7 +267,7 @@ impl Person {
         let response = if url.scheme() == "https" {
             round_trip(TokioIo::new(self.connect(host, port).await?), request).await?
         } else {
-            let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+            let stream = TcpStream::connect((address_of(host), port)).await?;
             stream.set_nodelay(true)?;
             round_trip(TokioIo::new(stream), request).await?
         };
@@ -308,6 +300,33 @@ impl Person {
             }
         }
     }
+}
+
+fn or_panic<T>(outcome: Result<T, String>) -> T {
+    outcome.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// TLS to whoever has a certificate of `authority`, offering these protocols.
+pub fn trusting(authority: &std::path::Path, protocols: &[&str]) -> TlsConnector {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(authority).expect("a PEM file") {
+        roots
+            .add(certificate.expect("a certificate"))
+            .expect("an authority");
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider knows TLS 1.2 and 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|name| (*name).into()).collect();
+    TlsConnector::from(Arc::new(config))
+}
+
+/// Where a URL's host is: every name is this machine.
+fn address_of(host: &str) -> IpAddr {
+    host.parse().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
 async fn round_trip<I>(

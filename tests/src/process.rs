@@ -82,6 +82,16 @@ impl Process {
             .collect()
     }
 
+    /// The most memory that it has had, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))
+            .unwrap_or_default();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes =
+            peak.and_then(|text| text.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        kilobytes.unwrap_or_default() * 1024
+    }
+
     pub fn has_ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child can be asked")
     }

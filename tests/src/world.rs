@@ -44,6 +44,8 @@ pub struct Setting {
     pub config: String,
     /// Entries after the usual routes.
     pub routes: String,
+    /// Of a fleet: names on this machine that its name server knows from the start.
+    pub names: Vec<String>,
     /// Without it there is no provider at the start.
     pub provider: Option<MakeProvider>,
 }
@@ -54,12 +56,18 @@ impl Setting {
             layout,
             config: String::new(),
             routes: String::new(),
+            names: Vec::new(),
             provider: Some(Box::new(honest)),
         }
     }
 
     pub fn config(mut self, text: impl Into<String>) -> Self {
         self.config = text.into();
+        self
+    }
+
+    pub fn names(mut self, names: &[&str]) -> Self {
+        self.names = names.iter().map(|name| (*name).to_owned()).collect();
         self
     }
 
@@ -103,6 +111,7 @@ impl World {
         let application = format!("http://{}", listener.local_addr().expect("an address"));
         let plan = Plan {
             layout: setting.layout,
+            names: setting.names,
             provider: issuer.clone(),
             config: format!(
                 "{}{}{}",
@@ -135,20 +144,14 @@ impl World {
 
     /// Opens `url`, picks `name` at the provider and follows the way back.
     pub async fn sign_in(&self, person: &Person, url: &str, name: &str) -> Answer {
-        let page = person.follow(url).await.pop().expect("an answer");
-        if !page.url.as_str().starts_with(&self.issuer) {
-            return page;
-        }
-        let next = self.choose(person, &page, name).await;
-        person.follow(next.as_str()).await.pop().expect("an answer")
+        let page = sign_in(&self.issuer, person, url, name).await;
+        page.unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Picks `name` on the provider's page; where that leads.
     pub async fn choose(&self, person: &Person, page: &Answer, name: &str) -> Url {
-        let chosen = Form::of(page).send(person, &[("person", name)]).await;
-        chosen
-            .location()
-            .unwrap_or_else(|| panic!("the provider sends {name} back: {}", chosen.text()))
+        let next = choose(person, page, name).await;
+        next.unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Presses the button on the user's own page and follows to the end.
@@ -160,6 +163,30 @@ impl World {
             None => answer,
         }
     }
+}
+
+/// Opens `url`, picks `name` at the provider `issuer` and follows the way back.
+pub async fn sign_in(
+    issuer: &str,
+    person: &Person,
+    url: &str,
+    name: &str,
+) -> Result<Answer, String> {
+    let last = |mut answers: Vec<Answer>| answers.pop().ok_or("no answer");
+    let page = last(person.try_follow(url).await?)?;
+    if !page.url.as_str().starts_with(issuer) {
+        return Ok(page);
+    }
+    let next = choose(person, &page, name).await?;
+    Ok(last(person.try_follow(next.as_str()).await?)?)
+}
+
+async fn choose(person: &Person, page: &Answer, name: &str) -> Result<Url, String> {
+    let fields = [("person", name)];
+    let chosen = Form::of(page).try_send(person, &fields).await?;
+    chosen
+        .location()
+        .ok_or_else(|| format!("the provider does not send {name} back: {}", chosen.text()))
 }
 
 /// Serves `router` where `issuer` says.

@@ -22,11 +22,12 @@ pub async fn run(stage: &Stage, effort: Effort) -> Vec<Row> {
             layout,
             provider: stage.issuer.clone(),
             config: config(stage),
+            names: Vec::new(),
         })
         .await;
         let names: &[&str] = match layout {
             Layout::AllInOne => &["postern"],
-            Layout::Split => &SERVICES,
+            Layout::Split | Layout::Fleet => &SERVICES,
         };
         for name in names {
             let rss = procfs::rss(cluster.process_id(name));
@@ -36,7 +37,7 @@ pub async fn run(stage: &Stage, effort: Effort) -> Vec<Row> {
             }
             let program = match layout {
                 Layout::AllInOne => (*name).to_owned(),
-                Layout::Split => format!("postern-{name}"),
+                Layout::Split | Layout::Fleet => format!("postern-{name}"),
             };
             let size = std::fs::metadata(binary(&program)).map_or(0, |file| file.len());
             rows.push(

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use hyper::service::service_fn;
 use hyper_util::server::conn::auto;
+use postern_test_dns::TestDns;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::net::test_dns::TestDns;
+use crate::net::test_dns::options;
 use crate::tls::tests::{Authority, serving};
 
 /// Answers `/echo` with the method, version, host and body; `/big` with a megabyte; `/slow` never.
@@ -79,7 +80,7 @@ async fn https_by_name_over_http2_and_http1() {
     let dns = TestDns::start().await;
     // The first address is dead: nobody listens there.
     dns.set_addresses("idp.test", &["127.0.0.9", "127.0.0.1"]);
-    let resolver = Resolver::new(dns.options()).unwrap();
+    let resolver = Resolver::new(options(&dns)).unwrap();
     let client = HttpsClient::new(resolver, &authority.trust()).unwrap();
     for (alpn, version) in [(Alpn::H2OrHttp1, "HTTP/2.0"), (Alpn::Http1, "HTTP/1.1")] {
         let server = tls::server_config(serving(&[&certificate]), alpn, None).unwrap();
@@ -107,7 +108,7 @@ async fn an_untrusted_peer_is_explained() {
     let dns = TestDns::start().await;
     dns.set_addresses("idp.test", &["127.0.0.1"]);
     dns.set_addresses("other.test", &["127.0.0.1"]);
-    let resolver = Resolver::new(dns.options()).unwrap();
+    let resolver = Resolver::new(options(&dns)).unwrap();
     let stranger = Authority::new("stranger");
     let client = HttpsClient::new(resolver.clone(), &stranger.trust()).unwrap();
     let url = format!("https://idp.test:{port}/echo");
@@ -137,7 +138,7 @@ async fn an_untrusted_peer_is_explained() {
 async fn s47_answers_are_bounded_in_size_and_time_and_redirects_are_not_followed() {
     let port = start(None).await.port();
     let dns = TestDns::start().await;
-    let resolver = Resolver::new(dns.options()).unwrap();
+    let resolver = Resolver::new(options(&dns)).unwrap();
     let client = HttpsClient::new(resolver, &Authority::new("x").trust()).unwrap();
     let url = |path: &str| format!("http://localhost:{port}{path}");
     let limits = Limits {

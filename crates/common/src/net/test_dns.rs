@@ -1,126 +1,20 @@
-//! A name server for tests whose answers can be changed while it runs.
+//! Options that lead to a test's own name server.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use hickory_proto::op::{Message, MessageType, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA};
-use hickory_proto::rr::{RData, Record, RecordType};
-use tokio::net::UdpSocket;
+use postern_test_dns::TestDns;
 
 use crate::config::{DnsOptions, DnsServer, DnsTransport};
 
-/// What the server does when it is asked for a name.
-#[derive(Debug, Clone)]
-pub(crate) enum Answer {
-    /// These addresses, with this TTL in seconds.
-    Addresses(Vec<IpAddr>, u32),
-    /// NOERROR without a record.
-    Empty,
-    /// An error.
-    Fails(ResponseCode),
-    /// Nothing.
-    Silence,
-}
-
-/// The running server; it ends with the runtime.
-#[derive(Debug, Clone)]
-pub(crate) struct TestDns {
-    pub(crate) address: SocketAddr,
-    names: Arc<Mutex<HashMap<String, Answer>>>,
-    asked: Arc<Mutex<Vec<(String, RecordType)>>>,
-}
-
-impl TestDns {
-    pub(crate) async fn start() -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let dns = Self {
-            address: socket.local_addr().unwrap(),
-            names: Arc::default(),
-            asked: Arc::default(),
-        };
-        tokio::spawn(dns.clone().serve(socket));
-        dns
-    }
-
-    /// `name` without a final dot.
-    pub(crate) fn set(&self, name: &str, answer: Answer) {
-        self.names.lock().unwrap().insert(name.to_owned(), answer);
-    }
-
-    pub(crate) fn set_addresses(&self, name: &str, addresses: &[&str]) {
-        let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
-        self.set(name, Answer::Addresses(addresses, 1));
-    }
-
-    /// How often a name was asked for, whatever the type.
-    pub(crate) fn asked(&self, name: &str) -> usize {
-        self.asked
-            .lock()
-            .unwrap()
-            .iter()
-            .filter(|(asked, _)| asked == name)
-            .count()
-    }
-
-    /// Options that lead here.
-    pub(crate) fn options(&self) -> DnsOptions {
-        DnsOptions {
-            resolvers: vec![DnsServer {
-                transport: DnsTransport::Udp,
-                address: self.address,
-            }],
-            query_timeout: std::time::Duration::from_millis(200),
-            query_tries: 1,
-            ..DnsOptions::default()
-        }
-    }
-
-    async fn serve(self, socket: UdpSocket) {
-        let mut buffer = [0; 4096];
-        while let Ok((length, client)) = socket.recv_from(&mut buffer).await {
-            let question = Message::from_vec(&buffer[..length]).unwrap();
-            if let Some(answer) = self.answer(&question) {
-                socket
-                    .send_to(&answer.to_vec().unwrap(), client)
-                    .await
-                    .unwrap();
-            }
-        }
-    }
-
-    fn answer(&self, question: &Message) -> Option<Message> {
-        let query = question.queries[0].clone();
-        let name = query.name().to_ascii();
-        let name = name.trim_end_matches('.').to_ascii_lowercase();
-        self.asked
-            .lock()
-            .unwrap()
-            .push((name.clone(), query.query_type()));
-        let known = self.names.lock().unwrap().get(&name).cloned();
-        let mut answer = Message::new(
-            question.metadata.id,
-            MessageType::Response,
-            question.metadata.op_code,
-        );
-        answer.metadata.recursion_available = true;
-        answer.add_query(query.clone());
-        match known.unwrap_or(Answer::Fails(ResponseCode::NXDomain)) {
-            Answer::Silence => return None,
-            Answer::Empty => {}
-            Answer::Fails(code) => answer.metadata.response_code = code,
-            Answer::Addresses(addresses, ttl) => {
-                for address in addresses {
-                    let data = match (address, query.query_type()) {
-                        (IpAddr::V4(v4), RecordType::A) => RData::A(A(v4)),
-                        (IpAddr::V6(v6), RecordType::AAAA) => RData::AAAA(AAAA(v6)),
-                        _ => continue,
-                    };
-                    answer.add_answer(Record::from_rdata(query.name().clone(), ttl, data));
-                }
-            }
-        }
-        Some(answer)
+/// Everything is asked of `dns`, once, and it answers soon or never.
+pub(crate) fn options(dns: &TestDns) -> DnsOptions {
+    DnsOptions {
+        resolvers: vec![DnsServer {
+            transport: DnsTransport::Udp,
+            address: dns.address,
+        }],
+        query_timeout: Duration::from_millis(200),
+        query_tries: 1,
+        ..DnsOptions::default()
     }
 }

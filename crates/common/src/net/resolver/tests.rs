@@ -1,6 +1,6 @@
-use hickory_proto::op::ResponseCode;
+use postern_test_dns::{Answer, ResponseCode, TestDns};
 
-use super::super::test_dns::{Answer, TestDns};
+use super::super::test_dns::options;
 use super::*;
 
 fn ips(list: &[&str]) -> Vec<IpAddr> {
@@ -10,7 +10,7 @@ fn ips(list: &[&str]) -> Vec<IpAddr> {
 #[tokio::test]
 async fn addresses_and_their_ttl_are_never_cached() {
     let dns = TestDns::start().await;
-    let resolver = Resolver::new(dns.options()).unwrap();
+    let resolver = Resolver::new(options(&dns)).unwrap();
     dns.set(
         "db.test",
         Answer::Addresses(ips(&["10.0.0.1", "10.0.0.2"]), 600),
@@ -30,7 +30,7 @@ async fn addresses_and_their_ttl_are_never_cached() {
 #[tokio::test]
 async fn c05_failures_are_told_apart() {
     let dns = TestDns::start().await;
-    let resolver = Resolver::new(dns.options()).unwrap();
+    let resolver = Resolver::new(options(&dns)).unwrap();
     let ask = async || resolver.lookup("db.test").await.unwrap_err();
     dns.set("db.test", Answer::Fails(ResponseCode::NXDomain));
     assert!(matches!(ask().await, LookupError::NoAddress { .. }));
@@ -59,7 +59,7 @@ async fn families() {
     let ask = async |family, name| {
         let options = DnsOptions {
             lookup_family: family,
-            ..dns.options()
+            ..options(&dns)
         };
         let found = Resolver::new(options).unwrap().lookup(name).await;
         found.map(|found| found.addresses).unwrap_or_default()
@@ -91,7 +91,7 @@ async fn families() {
 #[tokio::test]
 async fn literals_and_localhost_ask_nobody() {
     let dns = TestDns::start().await;
-    let resolver = Resolver::new(dns.options()).unwrap();
+    let resolver = Resolver::new(options(&dns)).unwrap();
     for (host, address) in [
         ("192.0.2.1", "192.0.2.1"),
         ("[2001:db8::1]", "2001:db8::1"),
@@ -117,7 +117,7 @@ async fn the_hosts_file_wins_for_both_families() {
     std::fs::write(&hosts, "10.9.9.9 db.test db\n10.9.9.8 db.test\n").unwrap();
     let options = DnsOptions {
         lookup_family: LookupFamily::All,
-        ..dns.options()
+        ..options(&dns)
     };
     let resolver = Resolver::with_files(options, "/nowhere".into(), hosts).unwrap();
     dns.set("db.test", Answer::Silence);

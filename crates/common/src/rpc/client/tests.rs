@@ -3,6 +3,7 @@ use std::net::TcpListener as StdListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
+use postern_test_dns::TestDns;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tonic::Code;
@@ -15,7 +16,7 @@ use super::super::{Transport, server, token};
 use super::*;
 use crate::crypto::keys::SecretKey;
 use crate::lifecycle::{DrainTiming, Lifecycle, NotReady};
-use crate::net::test_dns::TestDns;
+use crate::net::test_dns::options;
 use crate::tls::tests::{Authority, serving};
 use crate::tls::{Alpn, Certificate, client_config, server_config};
 
@@ -109,7 +110,7 @@ impl Drop for Replica {
 }
 
 fn config(dns: &TestDns, url: &str) -> RemoteConfig {
-    let mut options = dns.options();
+    let mut options = options(dns);
     options.refresh_rate = Duration::from_millis(50);
     options.failure_refresh_rate = Duration::from_millis(50);
     RemoteConfig {

@@ -1,7 +1,7 @@
-use hickory_proto::op::ResponseCode;
+use postern_test_dns::{Answer, ResponseCode, TestDns};
 
 use super::*;
-use crate::net::test_dns::{Answer, TestDns};
+use crate::net::test_dns::options;
 use crate::tls::tests::Authority;
 use crate::tls::{Alpn, client_config};
 
@@ -55,7 +55,7 @@ async fn c05_the_last_good_set_stays_until_there_is_a_new_one() {
     let dns = TestDns::start().await;
     dns.set_addresses("a.test", &["10.0.0.1", "10.0.0.2"]);
     dns.set_addresses("b.test", &["10.0.0.2", "10.0.0.3"]);
-    let mut options = dns.options();
+    let mut options = options(&dns);
     options.refresh_rate = Duration::from_millis(10);
     options.failure_refresh_rate = Duration::from_millis(10);
     options.query_timeout = Duration::from_millis(50);
