@@ -146,19 +146,8 @@ true
   "dns_query_tries" "dns_use_tcp" "dns_resolvers" "metrics_basic_auth" | toJson -}}
 {{- end }}
 
-{{/* A duration such as 1m30s in whole seconds. */}}
-{{- define "postern.seconds" -}}
-{{- $text := regexReplaceAll "[0-9]+ms" (toString .) "" -}}
-{{- $hours := regexFind "[0-9]+h" $text | trimSuffix "h" | default "0" | int -}}
-{{- $minutes := regexFind "[0-9]+m" $text | trimSuffix "m" | default "0" | int -}}
-{{- $seconds := regexFind "[0-9]+s" $text | trimSuffix "s" | default "0" | int -}}
-{{- add (mul 3600 $hours) (mul 60 $minutes) $seconds -}}
-{{- end }}
-
-{{/* The longest that a drain takes: the delay, 2 s until idle connections are closed, requests in flight,
-     3 s for streams and tasks. See crates/common/src/lifecycle/drain.rs. */}}
+{{/* The longest that a drain takes: 5 s still accepting, 2 s until idle connections are closed, 30 s for
+     requests in flight, 3 s for streams and tasks. See crates/common/src/lifecycle/drain.rs. */}}
 {{- define "postern.drainSeconds" -}}
-{{- $delay := include "postern.seconds" (default "5s" .Values.config.drain_delay) | int -}}
-{{- $timeout := include "postern.seconds" (default "30s" .Values.config.drain_timeout) | int -}}
-{{- add $delay 2 $timeout 3 -}}
+40
 {{- end }}
