@@ -11,7 +11,8 @@ cargo build --workspace --all-targets
 if docker version >/dev/null 2>&1; then
     deploy/docker/build.sh "${CARGO_TARGET_DIR:-target}/$CARGO_BUILD_TARGET/debug"
 fi
-cargo test --workspace
+# All of them, so that one failure does not hide another.
+cargo test --workspace --no-fail-fast
 scripts/chart.sh
 .tools/python/bin/python -m pytest --quiet -p no:cacheprovider tests/deploy/*_runs.py
 if [ -s "$left_out" ]; then

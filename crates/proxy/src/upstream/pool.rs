@@ -55,6 +55,7 @@ struct Shared {
 pub(crate) struct Lease {
     host: Rc<Host>,
     way: Way,
+    needs: Needs,
     /// The connection has carried requests before, so it may be dead without our knowing.
     pub reused: bool,
 }
@@ -107,7 +108,7 @@ impl Pool {
                 Way::Http2(shared)
             }
         };
-        Ok(Lease::new(&host, way, false))
+        Ok(Lease::new(&host, way, needs, false))
     }
 
     /// Requests under way to an address.
@@ -160,14 +161,19 @@ impl Host {
         if needs == Needs::Http
             && let Some(shared) = self.shared_with_room()
         {
-            return Some(Lease::new(self, Way::Http2(shared), true));
+            return Some(Lease::new(self, Way::Http2(shared), needs, true));
         }
         let mut idle = self.idle.borrow_mut();
         // The youngest first: it is the least likely to be closed by the other end.
         while let Some(at) = idle.iter().rposition(|idle| idle.sender.is_ready()) {
             let taken = idle.remove(at);
             if taken.since.elapsed() < limits::UPSTREAM_IDLE && !taken.sender.is_closed() {
-                return Some(Lease::new(self, Way::Http1(Some(taken.sender)), true));
+                return Some(Lease::new(
+                    self,
+                    Way::Http1(Some(taken.sender)),
+                    needs,
+                    true,
+                ));
             }
         }
         idle.retain(|idle| !idle.sender.is_closed());
@@ -183,7 +189,7 @@ impl Host {
 }
 
 impl Lease {
-    fn new(host: &Rc<Host>, way: Way, reused: bool) -> Self {
+    fn new(host: &Rc<Host>, way: Way, needs: Needs, reused: bool) -> Self {
         host.requests.set(host.requests.get() + 1);
         if let Way::Http2(shared) = &way {
             shared.streams.set(shared.streams.get() + 1);
@@ -191,6 +197,7 @@ impl Lease {
         Self {
             host: Rc::clone(host),
             way,
+            needs,
             reused,
         }
     }
@@ -213,9 +220,11 @@ impl Lease {
         .wait()
     }
 
-    /// The answer has been read to its end: the connection can carry the next request.
+    /// The answer has been read to its end: the connection can carry the next request. Not one that
+    /// was to become something else: whether both ends took the refusal for one is in doubt.
     pub(crate) fn complete(mut self) {
-        if let Way::Http1(sender) = &mut self.way
+        if self.needs == Needs::Http
+            && let Way::Http1(sender) = &mut self.way
             && let Some(sender) = sender.take()
             && !sender.is_closed()
         {
