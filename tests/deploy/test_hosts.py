@@ -57,6 +57,16 @@ def test_only_who_listens_on_a_low_port_has_the_right_to(unit):
     assert values(f"{unit}.service", "Service", "AmbientCapabilities") == (rights if low else [])
 
 
+# drain_delay, idle connections, drain_timeout, streams, tasks: crates/common/src/lifecycle/drain.rs
+DRAIN = 5 + 2 + 30 + 1 + 2
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_drain_is_not_cut(unit):
+    [stop] = values(f"{unit}.service", "Service", "TimeoutStopSec")
+    assert int(stop) > DRAIN
+
+
 def test_services_of_one_host_do_not_meet_on_a_port():
     ports = [value.rsplit(":", 1)[1] for service in SERVICES for value in environment(f"postern-{service}").values()]
     assert len(ports) == len(set(ports))

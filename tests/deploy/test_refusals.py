@@ -49,6 +49,9 @@ REFUSED = [
         "set proxy.resources.requests.cpu",
     ),
     ({"common": {"terminationGracePeriodSeconds": 30}}, "a drain takes up to 40 seconds and would be cut; set it to 45"),
+    ({"config": {"drain_timeout": "1m30s"}}, "a drain takes up to 100 seconds and would be cut; set it to 105"),
+    ({"config": {"drain_delay": "1h500ms"}}, "a drain takes up to 3636 seconds"),
+    ({"config": {"drain_timeout": "1.5m"}}, "a drain takes up to 100 seconds"),
     ({"metrics": {"enabled": False, "serviceMonitor": {"enabled": True}}}, "set it to true"),
 ]
 

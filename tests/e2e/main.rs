@@ -16,6 +16,7 @@ mod checklist;
 mod compose;
 mod demo;
 mod depends_on;
+mod drain;
 mod listeners;
 mod process;
 mod provider;

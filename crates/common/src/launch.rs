@@ -143,7 +143,7 @@ where
     Running: Future<Output = Result<(), E>>,
     E: std::error::Error + 'static,
 {
-    let lifecycle = Lifecycle::new(DrainTiming::default());
+    let lifecycle = Lifecycle::new(DrainTiming::from(config.borrow().drain));
     let starting = async {
         // Health answers from now on, and is not to say "ready" before the parts have registered.
         let _not_ready = lifecycle.not_ready("start");
@@ -201,11 +201,12 @@ fn prepare(
         .transpose()?;
 
     let keys = TokenKeys::new(config.secrets.shared.clone());
-    let (levels, followed) = (log.levels(), keys.clone());
+    let (levels, followed, living) = (log.levels(), keys.clone(), lifecycle.clone());
     lifecycle.spawn(
         watch.run(lifecycle.stopping(), hangup, move |outcome| match outcome {
             ReloadOutcome::Applied { config, .. } => {
                 levels.set(Levels::from(&config.log));
+                living.set_timing(DrainTiming::from(config.drain));
                 followed.replace(config.secrets.shared.clone());
                 if let (Some(endpoint), Some(options)) = (&endpoint, &config.metrics)
                     && let Err(error) = endpoint.follow(options)

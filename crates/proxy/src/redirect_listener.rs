@@ -1,10 +1,11 @@
 //! `http_redirect_addr`: sends clear-text HTTP to HTTPS, and answers health checks.
 
 use std::convert::Infallible;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, LOCATION};
+use http::header::{CONNECTION, CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -12,7 +13,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use postern_common::authz::Scheme;
+use postern_common::lifecycle::Phase;
 use postern_common::net::accept::{Bounds, accept};
+use postern_common::net::in_use::{InUse, Patience};
+use postern_common::net::served;
 use postern_common::route::{RawTarget, Target, authority_of};
 use postern_common::web::credentials::without_session;
 use tokio::net::TcpListener;
@@ -26,6 +30,12 @@ const BOUNDS: Bounds = Bounds {
     connections: 4096,
 };
 
+/// The head of a request takes no longer either, between two of them as well.
+const PATIENCE: Patience = Patience {
+    first_call: limits::HEAD,
+    idle: limits::HEAD,
+};
+
 /// Serves until the listeners close.
 pub(crate) async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) {
     let listener = match TcpListener::from_std(listener) {
@@ -36,30 +46,51 @@ pub(crate) async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) 
     accept(listener, BOUNDS, &lifecycle, |stream, _| {
         let shared = Arc::clone(&shared);
         async move {
-            let stopping = shared.lifecycle.stopping();
+            let (lifecycle, in_use) = (shared.lifecycle.clone(), InUse::new());
+            let calls = Arc::clone(&in_use);
             let service = service_fn(move |request| {
-                let shared = Arc::clone(&shared);
-                async move { Ok::<_, Infallible>(answer(&shared, &request)) }
+                let (shared, call) = (Arc::clone(&shared), calls.call());
+                async move {
+                    let answer = answer(&shared, &request);
+                    drop(call);
+                    Ok::<_, Infallible>(answer)
+                }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits::HEAD)
                 .serve_connection(TokioIo::new(stream), service);
-            tokio::select! {
-                // A client that breaks off is no event.
-                _ = connection => {}
-                () = stopping.cancelled() => {}
-            }
+            let shut =
+                |connection: Pin<&mut http1::Connection<_, _>>| connection.graceful_shutdown();
+            let (connection, in_use) = (pin!(connection), (&*in_use, PATIENCE));
+            // A client that breaks off is no event.
+            let _ = served::run(connection, shut, Phase::IdleClosed, in_use, &lifecycle).await;
         }
     })
     .await;
 }
 
 fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let draining = shared.lifecycle.phase() >= Phase::Draining;
+    let mut response = redirect(shared, request, draining);
+    if draining {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
+    response
+}
+
+fn redirect(shared: &Shared, request: &Request<Incoming>, draining: bool) -> Response<Full<Bytes>> {
     let snapshot = shared.snapshot.load();
     let mut response = Response::new(Full::default());
-    if matches!(request.uri().path(), "/ping" | "/healthz") {
-        *response.body_mut() = Full::from("OK\n");
+    let path = request.uri().path();
+    if matches!(path, "/ping" | "/healthz") {
+        if draining && path == "/healthz" {
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            *response.body_mut() = Full::from("draining\n");
+        } else {
+            *response.body_mut() = Full::from("OK\n");
+        }
         let text = HeaderValue::from_static("text/plain");
         response.headers_mut().insert(CONTENT_TYPE, text);
         return response;

@@ -23,6 +23,7 @@ use crate::crypto::keys::{SecretKey, SigningKeys};
 pub struct Config {
     pub services: Services,
     pub listen: Listen,
+    pub drain: DrainOptions,
     pub server_tls: ServerTls,
     /// Trust for connections that Postern opens, beside the system's roots: `certificate_authority`
     /// and what `tls_derive` derives.
@@ -136,6 +137,25 @@ impl Services {
         match self.0.as_slice() {
             [one] => one.program().to_owned(),
             _ => "postern".to_owned(),
+        }
+    }
+}
+
+/// How this process goes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrainOptions {
+    /// `drain_delay`: not ready, but still accepting.
+    pub delay: Duration,
+    /// `drain_timeout`: for requests under way.
+    pub timeout: Duration,
+}
+
+impl Default for DrainOptions {
+    /// As long as a request may take where no route says otherwise (`default_upstream_timeout`).
+    fn default() -> Self {
+        Self {
+            delay: Duration::from_secs(5),
+            timeout: Duration::from_secs(30),
         }
     }
 }

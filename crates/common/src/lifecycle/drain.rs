@@ -8,6 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{Exit, Lifecycle};
+use crate::config::DrainOptions;
 
 /// Where the process is on its way from start to end. Ordered: a phase never goes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,10 +58,16 @@ pub struct DrainTiming {
 
 impl Default for DrainTiming {
     fn default() -> Self {
+        Self::from(DrainOptions::default())
+    }
+}
+
+impl From<DrainOptions> for DrainTiming {
+    fn from(options: DrainOptions) -> Self {
         Self {
-            delay: Duration::from_secs(5),
+            delay: options.delay,
             settle: Duration::from_secs(2),
-            timeout: Duration::from_secs(30),
+            timeout: options.timeout,
             streams: Duration::from_secs(1),
             stop: Duration::from_secs(2),
         }
@@ -82,7 +89,7 @@ impl DrainTiming {
 pub(super) async fn run(lifecycle: &Lifecycle) -> Exit {
     lifecycle.reached(Phase::Draining).await;
     let shared = &lifecycle.shared;
-    let timing = shared.timing;
+    let timing = lifecycle.timing();
     shared.tasks.close();
     shared.work.close();
 

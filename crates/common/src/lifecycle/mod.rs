@@ -13,7 +13,7 @@ mod signals;
 
 use std::future::Future;
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -65,7 +65,7 @@ pub struct Lifecycle {
 
 #[derive(Debug)]
 struct Shared {
-    timing: DrainTiming,
+    timing: Mutex<DrainTiming>,
     phase: watch::Sender<Phase>,
     draining: CancellationToken,
     stopping: CancellationToken,
@@ -82,7 +82,7 @@ impl Lifecycle {
     pub fn new(timing: DrainTiming) -> Self {
         Self {
             shared: Arc::new(Shared {
-                timing,
+                timing: Mutex::new(timing),
                 phase: watch::Sender::new(Phase::Running),
                 draining: CancellationToken::new(),
                 stopping: CancellationToken::new(),
@@ -96,7 +96,17 @@ impl Lifecycle {
 
     /// How long the steps of a drain take.
     pub fn timing(&self) -> DrainTiming {
-        self.shared.timing
+        *self.lock_timing()
+    }
+
+    /// Changes it for a drain that has not begun.
+    pub fn set_timing(&self, timing: DrainTiming) {
+        *self.lock_timing() = timing;
+    }
+
+    fn lock_timing(&self) -> MutexGuard<'_, DrainTiming> {
+        let timing = self.shared.timing.lock();
+        timing.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Cancelled when the drain begins.

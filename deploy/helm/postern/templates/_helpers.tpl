@@ -146,8 +146,20 @@ true
   "dns_query_tries" "dns_use_tcp" "dns_resolvers" "metrics_basic_auth" | toJson -}}
 {{- end }}
 
-{{/* The longest that a drain takes: 5 s still accepting, 2 s until idle connections are closed, 30 s for
-     requests in flight, 3 s for streams and tasks. See crates/common/src/lifecycle/drain.rs. */}}
+{{/* A duration such as 1m30s in seconds, rounded up. */}}
+{{- define "postern.seconds" -}}
+{{- $text := regexReplaceAll "[0-9.]+(n|u|µ|μ|m)s" (toString .) "" -}}
+{{- $below := ne $text (toString .) | ternary 1 0 -}}
+{{- $hours := regexFind "[0-9.]+h" $text | trimSuffix "h" | default "0" | float64 -}}
+{{- $minutes := regexFind "[0-9.]+m" $text | trimSuffix "m" | default "0" | float64 -}}
+{{- $seconds := regexFind "[0-9.]+s" $text | trimSuffix "s" | default "0" | float64 -}}
+{{- add (addf (mulf 3600 $hours) (mulf 60 $minutes) $seconds | ceil | int) $below -}}
+{{- end }}
+
+{{/* The longest that a drain takes: the delay, 2 s until idle connections are closed, requests in flight,
+     3 s for streams and tasks. See crates/common/src/lifecycle/drain.rs. */}}
 {{- define "postern.drainSeconds" -}}
-40
+{{- $delay := include "postern.seconds" (default "5s" .Values.config.drain_delay) | int -}}
+{{- $timeout := include "postern.seconds" (default "30s" .Values.config.drain_timeout) | int -}}
+{{- add $delay 2 $timeout 3 -}}
 {{- end }}

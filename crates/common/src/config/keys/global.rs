@@ -71,6 +71,22 @@ pub const GLOBAL: &[Key] = &[
         "do not notify systemd",
     ),
     key(
+        "drain_delay",
+        Duration,
+        "5s",
+        P1,
+        Works,
+        "after SIGTERM: how long new connections are still accepted although the process is not ready, so that balancers and DNS notice",
+    ),
+    key(
+        "drain_timeout",
+        Duration,
+        "30s",
+        P1,
+        Works,
+        "then: how long requests under way may take to end",
+    ),
+    key(
         "debug_address",
         Address,
         "",

@@ -197,6 +197,8 @@ const LOCAL_KEYS: &[&str] = &[
     "insecure_server",
     "http_redirect_addr",
     "health_check_addr",
+    "drain_delay",
+    "drain_timeout",
     "debug_address",
     "metrics_address",
     "metrics_certificate",

@@ -9,8 +9,8 @@ use url::Url;
 use super::super::diagnostic::{Diagnostic, code};
 use super::super::keys;
 use super::super::options::{
-    ExtAuthzCallers, Grpc, GrpcListenerSecurity, Listen, ProxyProtocol, ServerTls, Service,
-    ServiceUrls, Services,
+    DrainOptions, ExtAuthzCallers, Grpc, GrpcListenerSecurity, Listen, ProxyProtocol, ServerTls,
+    Service, ServiceUrls, Services,
 };
 use super::super::place::{At, Place};
 use super::certificates::Shown;
@@ -137,6 +137,16 @@ pub fn listen(
         health,
         proxy_protocol,
     })
+}
+
+pub fn drain(load: &mut Load<'_>, root: Section<'_>) -> DrainOptions {
+    let default = DrainOptions::default();
+    DrainOptions {
+        delay: root.duration(load, "drain_delay").unwrap_or(default.delay),
+        timeout: root
+            .duration(load, "drain_timeout")
+            .unwrap_or(default.timeout),
+    }
 }
 
 /// In all-in-one a gRPC listener on loopback, unless an interface is named: other processes have
