@@ -31,7 +31,7 @@ tarball() {
     for program in "${programs[@]}"; do cp "$target_directory/$1/release/$program" "$root/$name/"; done
     cp LICENSE README.md CHANGELOG.md "$root/$name/"
     cp -r docs "$root/$name/docs"
-    cp -r deploy/systemd/*.service deploy/systemd/*.conf deploy/systemd/two-hosts "$root/$name/systemd/"
+    cp -r deploy/systemd/*.service deploy/systemd/*.socket deploy/systemd/*.conf deploy/systemd/two-hosts "$root/$name/systemd/"
     tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw \
         --directory "$root" --create "$name" | gzip --no-name --best >"dist/$name.tar.gz"
     rm -r "$root"

@@ -42,19 +42,32 @@ def test_systemd_reads_the_units_without_a_complaint(unit, tmp_path):
     for program in [f"usr/bin/{unit}", "bin/kill"]:
         (tmp_path / program).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy("/bin/true", tmp_path / program)
-    shutil.copy(SYSTEMD / f"{unit}.service", units)
-    code, out, err = run("systemd-analyze", "verify", "--man=no", f"--root={tmp_path}", f"{unit}.service")
+    for kind in ["service", "socket"]:
+        shutil.copy(SYSTEMD / f"{unit}.{kind}", units)
+    code, out, err = run(
+        "systemd-analyze", "verify", "--man=no", f"--root={tmp_path}", f"{unit}.service", f"{unit}.socket"
+    )
     complaints = [line for line in (out + err).splitlines() if unit in line]
     assert code == 0 and not complaints, out + err
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_only_who_listens_on_a_low_port_has_the_right_to(unit):
-    listens = [value for key, value in environment(unit).items() if key != "HEALTH_CHECK_ADDR"]
-    low = any(int(address.rsplit(":", 1)[1]) < 1024 for address in listens)
-    rights = values(f"{unit}.service", "Service", "CapabilityBoundingSet")
-    assert rights == (["CAP_NET_BIND_SERVICE"] if low else [""])
-    assert values(f"{unit}.service", "Service", "AmbientCapabilities") == (rights if low else [])
+def test_sockets_are_where_the_service_is_told_to_listen(unit):
+    told = environment(unit)
+    ports = {f":{port}" for port in values(f"{unit}.socket", "Socket", "ListenStream")}
+    assert ports == {told[key] for key in ["ADDRESS", "HTTP_REDIRECT_ADDR", "GRPC_ADDRESS"] if key in told}
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_systemd_hears_how_the_service_is(unit):
+    service = f"{unit}.service"
+    assert values(service, "Service", "Type") == ["notify"]
+    assert values(service, "Service", "Sockets") == [f"{unit}.socket"]
+    # Sockets come from outside, so no right is needed.
+    assert values(service, "Service", "CapabilityBoundingSet") == [""]
+    [watchdog] = values(service, "Service", "WatchdogSec")
+    # A runtime may be late for a second, and a ping may be lost: crates/common/src/lifecycle/supervisor.rs
+    assert int(watchdog) >= 3 * 5
 
 
 # drain_delay, idle connections, drain_timeout, streams, tasks: crates/common/src/lifecycle/drain.rs

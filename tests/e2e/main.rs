@@ -23,4 +23,5 @@ mod provider;
 mod rego;
 mod session;
 mod sign_in;
+mod sockets;
 mod tunnel;

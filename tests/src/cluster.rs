@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use postern::demo::idp::{CLIENT_ID, CLIENT_SECRET};
@@ -67,7 +68,13 @@ struct Program {
     serves: SocketAddr,
     health: SocketAddr,
     environment: Vec<(&'static str, String)>,
+    /// Opened before it starts, and handed over.
+    socket: Option<OwnedFd>,
 }
+
+/// Opens file descriptor 3 as systemd hands it over, and becomes the program.
+const HAND_OVER: &str =
+    "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$0\" \"$@\"";
 
 /// What a test adds to the configuration that every cluster has.
 pub struct Plan {
@@ -200,6 +207,19 @@ impl Cluster {
         self.processes[index] = self.programs[index].start(&self.site);
     }
 
+    /// From its next start on, the process of `service` is handed this socket, as systemd does it.
+    pub fn hand_over(&mut self, service: &str, socket: impl Into<OwnedFd>) {
+        let index = self.index(service);
+        self.programs[index].socket = Some(socket.into());
+    }
+
+    /// From its next start on, the process of `service` has this in its environment.
+    pub fn tell(&mut self, service: &str, variable: &'static str, value: &str) {
+        let index = self.index(service);
+        let environment = &mut self.programs[index].environment;
+        environment.push((variable, value.to_owned()));
+    }
+
     /// Ends every process at once and starts all of them.
     pub async fn restart_everything(&mut self) {
         for process in &mut self.processes {
@@ -309,6 +329,7 @@ impl Program {
                 (variable, serves.to_string()),
                 ("HEALTH_CHECK_ADDR", health.to_string()),
             ],
+            socket: None,
         }
     }
 
@@ -318,12 +339,21 @@ impl Program {
     }
 
     fn start(&self, site: &Site) -> Process {
-        let mut command = Command::new(binary(&self.binary));
+        let binary = binary(&self.binary);
+        let (mut command, stdin) = match &self.socket {
+            None => (Command::new(binary), Stdio::null()),
+            Some(socket) => {
+                let socket = socket.try_clone().expect("a socket can be shared");
+                let mut command = Command::new("sh");
+                command.arg("-c").arg(HAND_OVER).arg(binary);
+                (command, Stdio::from(socket))
+            }
+        };
         command
             .arg("--config")
             .arg(site.path("config.yaml"))
             .envs(self.environment.iter().cloned());
-        Process::start(&self.name, site.directory.path(), command)
+        Process::start_with(&self.name, site.directory.path(), command, stdin)
     }
 }
 

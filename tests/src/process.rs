@@ -17,7 +17,12 @@ pub struct Process {
 
 impl Process {
     /// Starts `command`, with its output in `directory`.
-    pub fn start(name: &str, directory: &Path, mut command: Command) -> Self {
+    pub fn start(name: &str, directory: &Path, command: Command) -> Self {
+        Self::start_with(name, directory, command, Stdio::null())
+    }
+
+    /// The same with something to read from.
+    pub fn start_with(name: &str, directory: &Path, mut command: Command, stdin: Stdio) -> Self {
         let log = directory.join(format!("{name}.log"));
         let output = File::options()
             .create(true)
@@ -25,7 +30,7 @@ impl Process {
             .open(&log)
             .expect("the log can be written");
         let child = command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(output.try_clone().expect("a file can be shared"))
             .stderr(output)
             .spawn()

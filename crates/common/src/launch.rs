@@ -14,13 +14,16 @@ use std::sync::Arc;
 
 use clap::Parser;
 use jiff::Timestamp;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::watch::{ReloadOutcome, Watch, log_all};
-use crate::config::{Config, Origin, ProcessSecrets, ServerTls, Service, load};
+use crate::config::{Config, Origin, ProcessSecrets, ServerTls, Service, Supervision, load};
 use crate::lifecycle::health::Health;
+use crate::lifecycle::supervisor::Supervisor;
 use crate::lifecycle::{DrainTiming, Lifecycle, descriptors};
+use crate::net::given;
 use crate::rpc::token::TokenKeys;
 use crate::telemetry::log::{Levels, Log, chain};
 use crate::telemetry::metrics::{self, ConfigMetrics, Metrics};
@@ -104,6 +107,11 @@ where
         say(&loaded.diagnostics.to_string());
         return ExitCode::FAILURE;
     };
+    // While there is one thread: it takes LISTEN_FDS out of the environment.
+    if let Err(error) = given::adopt(&config.listeners()) {
+        say(&chain(&error));
+        return ExitCode::FAILURE;
+    }
     let log = match Log::start(&config.services.label(), Levels::from(&config.log)) {
         Ok(log) => log,
         Err(error) => {
@@ -143,7 +151,9 @@ where
     Running: Future<Output = Result<(), E>>,
     E: std::error::Error + 'static,
 {
-    let lifecycle = Lifecycle::new(DrainTiming::from(config.borrow().drain));
+    let lifecycle = Lifecycle::new(DrainTiming::from(config.borrow().process.drain));
+    let control = Handle::current();
+    let _turning = lifecycle.runtimes().watch("control", control);
     let starting = async {
         // Health answers from now on, and is not to say "ready" before the parts have registered.
         let _not_ready = lifecycle.not_ready("start");
@@ -163,6 +173,8 @@ where
 enum PrepareError {
     #[error("cannot listen for signals")]
     Signals(#[source] std::io::Error),
+    #[error("cannot start the thread that tells systemd")]
+    Supervisor(#[source] std::io::Error),
     #[error(transparent)]
     Health(#[from] crate::lifecycle::side_server::SideServerError),
     #[error(transparent)]
@@ -201,12 +213,19 @@ fn prepare(
         .transpose()?;
 
     let keys = TokenKeys::new(config.secrets.shared.clone());
+    let supervisor = match config.process.supervision {
+        Supervision::Told => Supervisor::start(lifecycle).map_err(PrepareError::Supervisor)?,
+        Supervision::Off => Supervisor::default(),
+    };
     let (levels, followed, living) = (log.levels(), keys.clone(), lifecycle.clone());
-    lifecycle.spawn(
-        watch.run(lifecycle.stopping(), hangup, move |outcome| match outcome {
+    lifecycle.spawn(watch.run(
+        lifecycle.stopping(),
+        hangup,
+        move || supervisor.reloading(),
+        move |outcome| match outcome {
             ReloadOutcome::Applied { config, .. } => {
                 levels.set(Levels::from(&config.log));
-                living.set_timing(DrainTiming::from(config.drain));
+                living.set_timing(DrainTiming::from(config.process.drain));
                 followed.replace(config.secrets.shared.clone());
                 if let (Some(endpoint), Some(options)) = (&endpoint, &config.metrics)
                     && let Err(error) = endpoint.follow(options)
@@ -216,8 +235,8 @@ fn prepare(
                 tell(&reloads, config);
             }
             ReloadOutcome::Rejected { .. } => reloads.refused(),
-        }),
-    );
+        },
+    ));
     Ok(Launched {
         config: receiver,
         lifecycle: lifecycle.clone(),

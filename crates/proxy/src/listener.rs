@@ -7,11 +7,15 @@ use std::sync::atomic::Ordering;
 
 use postern_common::config::Config;
 use postern_common::lifecycle::Phase;
+use postern_common::net::accept::is_dead;
+use postern_common::net::given;
 use postern_common::net::listen::{ListenError, Share, listen};
 use tokio::net::TcpListener;
 
 use crate::connection;
 use crate::core::{Core, Shared};
+
+const ADDRESS: &str = "address";
 
 /// Sockets that are bound and listen, not served yet.
 #[derive(Debug)]
@@ -33,33 +37,23 @@ pub enum BindError {
 }
 
 impl Listeners {
-    /// Binds `address` once for each core, and `http_redirect_addr`.
+    /// Binds `address` once for each core, or takes what was handed over, and `http_redirect_addr`.
     pub fn bind(config: &Config, cores: usize) -> Result<Self, BindError> {
         let address = config.listen.public.ok_or(BindError::NoAddress)?;
-        // SO_REUSEPORT would share a port that another process of this user has taken, so a
-        // socket without it looks first whether the port is free.
-        if address.port() != 0 {
-            drop(listen("address", address, Share::No)?);
-        }
-        let first = listen("address", address, Share::Yes)?;
-        let address = first.local_addr().map_err(|source| ListenError::Other {
-            key: "address",
-            address,
-            source,
-        })?;
-        let mut public = vec![first];
-        while public.len() < cores.max(1) {
-            public.push(listen("address", address, Share::Yes)?);
-        }
         let redirect = config
             .listen
             .http_redirect
             .map(|address| listen("http_redirect_addr", address, Share::No))
             .transpose()?;
+        let public = match given::take(ADDRESS) {
+            Some(given) => clones(given, address, cores)?,
+            None => sockets(address, cores)?,
+        };
+        let bound = public.first().map(|first| local_address(first, address));
         Ok(Self {
+            address: bound.transpose()?.unwrap_or(address),
             public,
             redirect,
-            address,
         })
     }
 
@@ -73,6 +67,50 @@ impl Listeners {
         self.redirect
             .as_ref()
             .and_then(|listener| listener.local_addr().ok())
+    }
+}
+
+/// A socket for each core, on the same port.
+fn sockets(address: SocketAddr, cores: usize) -> Result<Vec<StdListener>, ListenError> {
+    // SO_REUSEPORT would share a port that another process of this user has taken, so a socket
+    // without it looks first whether the port is free.
+    if address.port() != 0 {
+        drop(listen(ADDRESS, address, Share::No)?);
+    }
+    let first = listen(ADDRESS, address, Share::Yes)?;
+    let address = local_address(&first, address)?;
+    let mut sockets = vec![first];
+    while sockets.len() < cores.max(1) {
+        sockets.push(listen(ADDRESS, address, Share::Yes)?);
+    }
+    Ok(sockets)
+}
+
+/// The same socket for each core: whichever is free takes the next connection.
+fn clones(
+    given: StdListener,
+    address: SocketAddr,
+    cores: usize,
+) -> Result<Vec<StdListener>, ListenError> {
+    let mut clones = Vec::new();
+    while clones.len() + 1 < cores {
+        clones.push(given.try_clone().map_err(|source| other(address, source))?);
+    }
+    clones.push(given);
+    Ok(clones)
+}
+
+fn local_address(listener: &StdListener, address: SocketAddr) -> Result<SocketAddr, ListenError> {
+    listener
+        .local_addr()
+        .map_err(|source| other(address, source))
+}
+
+fn other(address: SocketAddr, source: std::io::Error) -> ListenError {
+    ListenError::Other {
+        key: ADDRESS,
+        address,
+        source,
     }
 }
 
@@ -97,6 +135,10 @@ pub(crate) async fn accept(core: &Rc<Core>, listener: TcpListener) {
                 tasks.spawn_local(async move {
                     connection::run(core, stream, peer, place).await;
                 });
+            }
+            Err(error) if is_dead(&error) => {
+                let lifecycle = &core.shared.lifecycle;
+                return lifecycle.give_up("proxy listener", &error.to_string());
             }
             Err(error) => core.shared.accept_failures.pause(&error).await,
         }

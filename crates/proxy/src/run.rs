@@ -240,6 +240,8 @@ fn start_core(
     std::thread::Builder::new()
         .name(format!("proxy-{index}"))
         .spawn(move || {
+            let runtimes = shared.lifecycle.runtimes();
+            let _turning = runtimes.watch(&format!("proxy-{index}"), runtime.handle().clone());
             let local = tokio::task::LocalSet::new();
             local.block_on(&runtime, serve_core(listener, shared));
             drop(token);

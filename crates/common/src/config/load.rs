@@ -180,7 +180,7 @@ fn config(load: &mut Load<'_>, map: &Map, origin: &Origin) -> Option<Config> {
     // Where TLS failed the rest is still read, as if it had not.
     let tls = server_tls.clone().unwrap_or(super::options::ServerTls::Off);
     let listen = services::listen(load, root, &services, &tls);
-    let drain = services::drain(load, root);
+    let process = services::process(load, root);
     let mut certificate_authorities = certificates::authorities(load, root);
     certificate_authorities.extend(derived.into_iter().flat_map(|derived| derived.authorities));
     let urls = services::urls(load, root, &services);
@@ -240,7 +240,7 @@ fn config(load: &mut Load<'_>, map: &Map, origin: &Origin) -> Option<Config> {
     Some(Config {
         services,
         listen: listen?,
-        drain,
+        process,
         server_tls: server_tls?,
         certificate_authorities,
         urls: urls?,

@@ -23,7 +23,7 @@ use crate::crypto::keys::{SecretKey, SigningKeys};
 pub struct Config {
     pub services: Services,
     pub listen: Listen,
-    pub drain: DrainOptions,
+    pub process: ProcessOptions,
     pub server_tls: ServerTls,
     /// Trust for connections that Postern opens, beside the system's roots: `certificate_authority`
     /// and what `tls_derive` derives.
@@ -138,6 +138,43 @@ impl Services {
             [one] => one.program().to_owned(),
             _ => "postern".to_owned(),
         }
+    }
+}
+
+/// How this process lives.
+#[derive(Debug, Clone, Copy)]
+pub struct ProcessOptions {
+    pub drain: DrainOptions,
+    pub supervision: Supervision,
+}
+
+/// `health_check_systemd_disabled`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Supervision {
+    /// systemd hears how the process is, where it asks (`NOTIFY_SOCKET`).
+    Told,
+    Off,
+}
+
+impl Config {
+    /// Every listener of this process: the key and its address.
+    pub fn listeners(&self) -> Vec<(&'static str, SocketAddr)> {
+        let listen = &self.listen;
+        let redirect = listen.http_redirect;
+        let redirect = redirect.filter(|_| self.services.contains(Service::Proxy));
+        [
+            ("address", listen.public),
+            ("grpc_address", listen.grpc),
+            ("http_redirect_addr", redirect),
+            (
+                "metrics_address",
+                self.metrics.as_ref().map(|it| it.address),
+            ),
+            ("health_check_addr", Some(listen.health)),
+        ]
+        .into_iter()
+        .filter_map(|(key, address)| Some((key, address?)))
+        .collect()
     }
 }
 

@@ -79,23 +79,25 @@ impl Watch {
         )
     }
 
-    /// Runs until `stop`; each `hangup` (SIGHUP) reloads, whatever the files look like. `told` hears of every change, for metrics and logs of the caller; this
-    /// function itself logs what happened and why.
-    pub async fn run(
+    /// Runs until `stop`; each `hangup` (SIGHUP) reloads, whatever the files look like, and what
+    /// `asked` gives lives until that is done. `told` hears of every change, for metrics and logs of
+    /// the caller; this function itself logs what happened and why.
+    pub async fn run<Reloading: Send>(
         mut self,
         stop: CancellationToken,
         mut hangup: Signal,
+        asked: impl Fn() -> Reloading + Send,
         mut told: impl FnMut(&ReloadOutcome) + Send,
     ) {
         let mut poll = tokio::time::interval(POLL);
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let asked = tokio::select! {
+            let reloading = tokio::select! {
                 () = stop.cancelled() => return,
-                _ = poll.tick() => false,
-                Some(()) = hangup.recv() => true,
+                _ = poll.tick() => None,
+                Some(()) = hangup.recv() => Some(asked()),
             };
-            let outcome = if asked {
+            let outcome = if reloading.is_some() {
                 self.reload(true).await
             } else if self.sender.borrow().flags.config_hot_reload && self.changed().await {
                 self.settle().await;
@@ -107,6 +109,7 @@ impl Watch {
                 log(&outcome);
                 told(&outcome);
             }
+            drop(reloading);
         }
     }
 

@@ -75,6 +75,11 @@ impl From<DrainOptions> for DrainTiming {
 }
 
 impl DrainTiming {
+    /// From the signal to the end, if every step takes as long as it may.
+    pub fn longest(&self) -> Duration {
+        self.delay + self.settle + self.timeout + self.streams + self.stop
+    }
+
     /// No pauses: for tests and for commands that serve for a moment.
     pub fn immediate() -> Self {
         Self {

@@ -12,35 +12,27 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
 use serde::Serialize;
-use tokio::runtime::Handle;
 
 use super::side_server::{self, Answer, Security, SideServer, SideServerError};
-use super::{Lifecycle, PartStatus, Phase};
+use super::{Lifecycle, PartStatus, Phase, runtimes};
 
 /// Where the health endpoints listen unless `health_check_addr` says otherwise.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:28080";
-
-/// A runtime that does not run a trivial task within this time is stuck.
-const RUNTIME_ANSWER: Duration = Duration::from_secs(1);
 
 /// The health endpoints, running on a thread of their own.
 #[derive(Debug, Clone)]
 pub struct Health {
     address: SocketAddr,
-    runtimes: Arc<Mutex<Vec<(String, Handle)>>>,
 }
 
 impl Health {
     /// Binds `address` and serves until the process stops.
     pub fn start(lifecycle: &Lifecycle, address: SocketAddr) -> Result<Self, SideServerError> {
-        let runtimes = Arc::new(Mutex::new(Vec::new()));
-        let (watched, seen) = (lifecycle.clone(), Arc::clone(&runtimes));
+        let watched = lifecycle.clone();
         let server = SideServer {
             name: "health",
             key: "health_check_addr",
@@ -48,21 +40,15 @@ impl Health {
             security: Security::ClearText,
         };
         let address = side_server::start(server, lifecycle.stopping(), move |request| {
-            let (lifecycle, runtimes) = (watched.clone(), Arc::clone(&seen));
-            async move { answer(request.uri().path(), &lifecycle, &runtimes).await }
+            let lifecycle = watched.clone();
+            async move { answer(request.uri().path(), &lifecycle).await }
         })?;
-        Ok(Self { address, runtimes })
+        Ok(Self { address })
     }
 
     /// The bound address.
     pub fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// From now on `/readyz` also asks this runtime for a sign of life.
-    pub fn watch_runtime(&self, name: &str, runtime: Handle) {
-        let mut runtimes = self.runtimes.lock().unwrap_or_else(PoisonError::into_inner);
-        runtimes.push((name.to_owned(), runtime));
     }
 }
 
@@ -73,23 +59,15 @@ struct Status {
     checks: Vec<String>,
 }
 
-async fn answer(
-    path: &str,
-    lifecycle: &Lifecycle,
-    runtimes: &Mutex<Vec<(String, Handle)>>,
-) -> Answer {
+async fn answer(path: &str, lifecycle: &Lifecycle) -> Answer {
     let phase = lifecycle.phase();
     let mut parts = statuses(lifecycle);
     let good = match path {
         "/startupz" => lifecycle.parts().started(),
         "/readyz" => {
-            let watched = {
-                let runtimes = runtimes.lock().unwrap_or_else(PoisonError::into_inner);
-                runtimes.clone()
-            };
-            let stuck = stuck_runtimes(watched).await;
+            let stuck = lifecycle.runtimes().stuck().await;
             let alive = stuck.is_empty();
-            parts.extend(stuck);
+            parts.extend(stuck.iter().map(|name| does_not_turn(name)));
             alive && lifecycle.is_ready()
         }
         "/healthz" => phase < Phase::Stopping,
@@ -124,27 +102,16 @@ fn statuses(lifecycle: &Lifecycle) -> BTreeMap<String, PartStatus> {
     parts
 }
 
-/// Runs a trivial task on each runtime; those that don't answer in time come back as parts.
-async fn stuck_runtimes(runtimes: Vec<(String, Handle)>) -> BTreeMap<String, PartStatus> {
-    let asked: Vec<_> = runtimes
-        .into_iter()
-        .map(|(name, runtime)| (name, runtime.spawn(std::future::ready(()))))
-        .collect();
-    let deadline = tokio::time::Instant::now() + RUNTIME_ANSWER;
-    let mut stuck = BTreeMap::new();
-    for (name, task) in asked {
-        if !matches!(tokio::time::timeout_at(deadline, task).await, Ok(Ok(()))) {
-            let part = PartStatus {
-                status: "RUNNING",
-                required: true,
-                since: jiff::Timestamp::now(),
-                error: Some(format!("does not answer within {RUNTIME_ANSWER:?}")),
-                attributes: BTreeMap::new(),
-            };
-            stuck.insert(format!("runtime.{name}"), part);
-        }
-    }
-    stuck
+/// A stuck runtime, as a part.
+fn does_not_turn(name: &str) -> (String, PartStatus) {
+    let part = PartStatus {
+        status: "RUNNING",
+        required: true,
+        since: jiff::Timestamp::now(),
+        error: Some(format!("does not answer within {:?}", runtimes::ANSWER)),
+        attributes: BTreeMap::new(),
+    };
+    (format!("runtime.{name}"), part)
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> Answer {

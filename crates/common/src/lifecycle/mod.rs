@@ -8,8 +8,10 @@ pub mod descriptors;
 pub mod drain;
 pub mod health;
 pub mod ready;
+pub mod runtimes;
 pub mod side_server;
 mod signals;
+pub mod supervisor;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -23,6 +25,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 pub use drain::{DrainTiming, Phase};
 pub use ready::{NotReady, PartStatus, Parts};
+pub use runtimes::Runtimes;
 
 /// Keeps a drain waiting while it lives: take one for each request, drop it after its last byte.
 /// Streams that never end by themselves must not hold one.
@@ -74,6 +77,7 @@ struct Shared {
     /// Everything spawned here.
     tasks: TaskTracker,
     parts: Parts,
+    runtimes: Runtimes,
     crash: OnceLock<(String, String)>,
 }
 
@@ -89,6 +93,7 @@ impl Lifecycle {
                 work: TaskTracker::new(),
                 tasks: TaskTracker::new(),
                 parts: Parts::default(),
+                runtimes: Runtimes::default(),
                 crash: OnceLock::new(),
             }),
         }
@@ -141,6 +146,11 @@ impl Lifecycle {
     /// The parts of the process and whether they are ready.
     pub fn parts(&self) -> &Parts {
         &self.shared.parts
+    }
+
+    /// The runtimes that serve, for those who ask whether they turn.
+    pub fn runtimes(&self) -> &Runtimes {
+        &self.shared.runtimes
     }
 
     /// Declares that the part called `name` is not ready yet (or no longer); it becomes ready
@@ -200,6 +210,17 @@ impl Lifecycle {
 
     /// Ends the process with exit code 1, because `task` ended by itself.
     pub fn crash(&self, task: &str, cause: &str) {
+        self.fail(task, cause);
+        self.stop();
+    }
+
+    /// The same, but what runs is finished first: for a listener that takes no connections any more.
+    pub fn give_up(&self, task: &str, cause: &str) {
+        self.fail(task, cause);
+        self.drain();
+    }
+
+    fn fail(&self, task: &str, cause: &str) {
         let first = self.shared.crash.set((task.to_owned(), cause.to_owned()));
         if first.is_ok() {
             tracing::error!(
@@ -208,7 +229,6 @@ impl Lifecycle {
                 "a task that must run for ever has ended; stopping"
             );
         }
-        self.stop();
     }
 
     /// Begins the drain, as the first SIGTERM does. Does nothing the second time.

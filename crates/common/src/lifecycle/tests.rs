@@ -113,7 +113,7 @@ fn a_stuck_runtime_is_not_ready() {
         .worker_threads(1)
         .build()
         .unwrap();
-    health.watch_runtime("data", runtime.handle().clone());
+    let turning = lifecycle.runtimes().watch("data", runtime.handle().clone());
     assert_eq!(get(health.address(), "GET /readyz").0, 200);
 
     let (release, blocked) = std::sync::mpsc::channel::<()>();
@@ -127,6 +127,9 @@ fn a_stuck_runtime_is_not_ready() {
     assert_eq!(status, 503);
     assert!(body.contains("runtime.data"), "{body}");
     assert_eq!(get(health.address(), "GET /healthz").0, 200);
+    // One that has ended is not asked any more.
+    drop(turning);
+    assert_eq!(get(health.address(), "GET /readyz").0, 200);
     release.send(()).unwrap();
 }
 

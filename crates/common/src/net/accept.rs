@@ -50,6 +50,10 @@ pub async fn accept<F>(
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
+            Err(error) if is_dead(&error) => {
+                let task = format!("{} listener", bounds.kind);
+                return lifecycle.give_up(&task, &error.to_string());
+            }
             Err(error) => {
                 failures.pause(&error).await;
                 continue;
@@ -122,6 +126,15 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
         .any(|code| error.raw_os_error() == Some(code.raw_os_error()))
 }
 
+/// The socket does not listen any more, and never will again.
+pub fn is_dead(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let codes = [Errno::INVAL, Errno::BADF, Errno::NOTSOCK, Errno::OPNOTSUPP];
+    codes
+        .iter()
+        .any(|code| error.raw_os_error() == Some(code.raw_os_error()))
+}
+
 /// The client gave up before we came: nothing is wrong with the listener.
 fn is_of_the_connection(error: &io::Error) -> bool {
     matches!(
@@ -153,6 +166,28 @@ mod tests {
         assert!(paused(rustix::io::Errno::MFILE.into()).await);
         assert!(is_out_of_descriptors(&rustix::io::Errno::NFILE.into()));
         assert!(!is_out_of_descriptors(&rustix::io::Errno::ACCESS.into()));
+    }
+
+    #[tokio::test]
+    async fn c54_a_listener_that_dies_ends_the_process() {
+        let lifecycle = Lifecycle::new(DrainTiming::immediate());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = socket2::SockRef::from(&listener).try_clone().unwrap();
+        let bounds = Bounds {
+            kind: "test",
+            connections: 1,
+        };
+        let running = lifecycle.clone();
+        tokio::spawn(async move { accept(listener, bounds, &running, |_, _| async {}).await });
+        assert!(lifecycle.is_ready());
+        socket.shutdown(std::net::Shutdown::Read).unwrap();
+        let exit = tokio::time::timeout(SOON, lifecycle.run_to_end()).await;
+        let exit = exit.unwrap();
+        assert!(
+            matches!(&exit, crate::lifecycle::Exit::Crashed { task, .. } if task == "test listener"),
+            "{exit:?}"
+        );
+        assert!(!lifecycle.is_ready());
     }
 
     #[tokio::test]

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::given;
+
 /// Waiting connections that the kernel holds, per socket.
 const BACKLOG: i32 = 4096;
 
@@ -55,13 +57,16 @@ pub enum Share {
     Yes,
 }
 
-/// Listens on `address`, which `key` gives. An unspecified IPv6 address stands for every interface
+/// Listens on `address`, which `key` gives, or takes the socket that was handed over for it. An unspecified IPv6 address stands for every interface
 /// of both families, on machines without IPv6 too.
 pub fn listen(
     key: &'static str,
     address: SocketAddr,
     share: Share,
 ) -> Result<TcpListener, ListenError> {
+    if let Some(given) = given::take(key) {
+        return Ok(given);
+    }
     let (any4, any6) = (Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED);
     let opened = open(address, share).or_else(|error| match address.ip() {
         IpAddr::V6(ip) if ip == any6 && is_without_ipv6(&error) => {

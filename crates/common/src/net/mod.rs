@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod connect;
+pub mod given;
 pub mod in_use;
 pub mod listen;
 pub mod resolver;

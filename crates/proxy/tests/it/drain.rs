@@ -236,7 +236,8 @@ async fn c14_the_redirect_listener_drains_too() {
     let busy = proxy.lifecycle.busy();
     let lifecycle = proxy.lifecycle.clone();
     let ending = tokio::spawn(async move { lifecycle.run_to_end().await });
-    let closed = soon("an idle one to close", idle.read(&mut [0; 1]));
+    let mut rest = [0; 1];
+    let closed = soon("an idle one to close", idle.read(&mut rest));
     assert_eq!(closed.await.unwrap(), 0);
     assert_eq!(proxy.lifecycle.phase(), Phase::IdleClosed);
     drop(busy);

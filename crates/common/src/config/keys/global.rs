@@ -67,8 +67,8 @@ pub const GLOBAL: &[Key] = &[
         Bool,
         "false",
         P2,
-        NotYet,
-        "do not notify systemd",
+        Works,
+        "do not tell systemd how the process is",
     ),
     key(
         "drain_delay",

@@ -9,8 +9,8 @@ use url::Url;
 use super::super::diagnostic::{Diagnostic, code};
 use super::super::keys;
 use super::super::options::{
-    DrainOptions, ExtAuthzCallers, Grpc, GrpcListenerSecurity, Listen, ProxyProtocol, ServerTls,
-    Service, ServiceUrls, Services,
+    DrainOptions, ExtAuthzCallers, Grpc, GrpcListenerSecurity, Listen, ProcessOptions,
+    ProxyProtocol, ServerTls, Service, ServiceUrls, Services, Supervision,
 };
 use super::super::place::{At, Place};
 use super::certificates::Shown;
@@ -139,13 +139,19 @@ pub fn listen(
     })
 }
 
-pub fn drain(load: &mut Load<'_>, root: Section<'_>) -> DrainOptions {
+pub fn process(load: &mut Load<'_>, root: Section<'_>) -> ProcessOptions {
     let default = DrainOptions::default();
-    DrainOptions {
-        delay: root.duration(load, "drain_delay").unwrap_or(default.delay),
-        timeout: root
-            .duration(load, "drain_timeout")
-            .unwrap_or(default.timeout),
+    let delay = root.duration(load, "drain_delay");
+    let timeout = root.duration(load, "drain_timeout");
+    ProcessOptions {
+        drain: DrainOptions {
+            delay: delay.unwrap_or(default.delay),
+            timeout: timeout.unwrap_or(default.timeout),
+        },
+        supervision: match root.flag(load, "health_check_systemd_disabled") {
+            Some(true) => Supervision::Off,
+            _ => Supervision::Told,
+        },
     }
 }
 

@@ -90,8 +90,11 @@ fn the_base_needs_no_remark() {
         GrpcListenerSecurity::ClearText
     ));
     assert_eq!(config.grpc.client_timeout, Duration::from_secs(10));
-    assert_eq!(config.drain.delay, Duration::from_secs(5));
-    assert_eq!(config.drain.timeout, config.http.default_upstream_timeout);
+    assert_eq!(config.process.drain.delay, Duration::from_secs(5));
+    assert_eq!(
+        config.process.drain.timeout,
+        config.http.default_upstream_timeout
+    );
     assert_eq!(config.cookie.name, "_pomerium");
     assert_eq!(config.cookie.same_site, SameSite::Lax);
     assert_eq!(config.cookie.expire, Duration::from_secs(14 * 3600));
@@ -107,8 +110,8 @@ fn c14_a_drain_takes_as_long_as_it_is_told() {
     let added = "drain_delay: 0\ndrain_timeout: 1m30s\n";
     assert_eq!(said(added), "");
     let changed = config(added);
-    assert_eq!(changed.drain.delay, Duration::ZERO);
-    assert_eq!(changed.drain.timeout, Duration::from_secs(90));
+    assert_eq!(changed.process.drain.delay, Duration::ZERO);
+    assert_eq!(changed.process.drain.timeout, Duration::from_secs(90));
     assert_eq!(changed.checksum, config("").checksum);
     assert!(said("drain_timeout: 30\n").contains("write `30s` for seconds"));
     assert!(said("drain_delay: -1s\n").contains("`drain_delay`: a duration can't be negative"));

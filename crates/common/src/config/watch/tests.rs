@@ -35,9 +35,14 @@ impl Running {
         let stop = CancellationToken::new();
         let told = Arc::clone(&outcomes);
         let hangup = signal(SignalKind::hangup()).unwrap();
-        tokio::spawn(watch.run(stop.clone(), hangup, move |outcome| {
-            told.lock().unwrap().push(outcome.clone());
-        }));
+        tokio::spawn(watch.run(
+            stop.clone(),
+            hangup,
+            || (),
+            move |outcome| {
+                told.lock().unwrap().push(outcome.clone());
+            },
+        ));
         Self {
             directory,
             receiver,
