@@ -16,6 +16,7 @@ mod checklist;
 mod compose;
 mod demo;
 mod depends_on;
+mod doctor;
 mod drain;
 mod listeners;
 mod process;

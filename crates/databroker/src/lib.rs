@@ -30,7 +30,7 @@ pub mod storage;
 pub mod tidy;
 pub mod writer;
 
-pub use start::{StartError, check, start};
+pub use start::{StartError, check, examine, start};
 
 use std::error::Error;
 use std::sync::Arc;

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::feed::State;
 use crate::manager::{self, ManagerError};
 use crate::storage::local::{Local, OpenError};
+use crate::storage::postgres::examine::Server;
 use crate::storage::postgres::settings::{Settings, SettingsError};
 use crate::storage::postgres::{self, Postgres};
 use crate::storage::sealed::Payloads;
@@ -85,6 +86,19 @@ pub fn check(config: &Config) -> Result<(), StartError> {
         Postgres::check(&settings)?;
     }
     Ok(())
+}
+
+/// Looks at the database that the configuration names, and changes nothing; `None` where it names
+/// none.
+pub async fn examine(config: &Config) -> Result<Option<Vec<Server>>, StartError> {
+    let StorageOptions::Postgres { connection_string } = &config.storage else {
+        return Ok(None);
+    };
+    let settings = Settings::parse(connection_string, &environment)?;
+    let payloads = Payloads::sealed(&config.secrets.storage, &config.secrets.shared);
+    let resolver = Resolver::new(config.dns.clone())?;
+    let servers = postgres::examine::examine(settings, &payloads, resolver).await?;
+    Ok(Some(servers))
 }
 
 fn open(

@@ -87,6 +87,11 @@ impl Issuer {
         self.metadata.good()
     }
 
+    /// How many of its keys can be used.
+    pub async fn key_count(&self) -> Result<usize, ProviderError> {
+        Ok(self.keys.get().await?.len())
+    }
+
     /// Verifies the signature of a token that is no ID token.
     pub async fn verified(&self, token: &str) -> Result<Claims, ProviderError> {
         let parsed = Unverified::parse(token)?;

@@ -44,6 +44,10 @@ impl Jwks {
         Ok(Self(keys.collect()))
     }
 
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The keys that a signature with this header can have been made with.
     pub fn candidates(&self, algorithm: Algorithm, id: Option<&str>) -> Vec<&Key> {
         self.0

@@ -28,6 +28,7 @@ mod client_auth;
 mod discovery;
 mod document;
 mod error;
+mod examine;
 mod foreign;
 mod http_client;
 mod id_token;
@@ -44,6 +45,7 @@ mod token_endpoint;
 mod tests;
 
 pub use error::{ProviderError, Refusal};
+pub use examine::{Examined, ProviderFault, examine};
 pub use foreign::{ForeignToken, ForeignTokens};
 pub use http_client::{HttpClient, HttpError, MAX_BODY, REFRESH_DEADLINE};
 pub use provider::{

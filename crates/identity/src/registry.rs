@@ -179,6 +179,12 @@ impl Providers {
         }
     }
 
+    /// The global provider's public side; `None` where it publishes none.
+    pub(crate) fn issuer(&self) -> Option<Arc<Issuer>> {
+        let (settings, _) = self.entries.get(self.default.as_ref()?)?;
+        self.issuers.get(&issuer_key(settings)?).cloned()
+    }
+
     /// What can't be used, and why: one entry per provider id.
     pub fn problems(&self) -> impl Iterator<Item = (&ProviderSettings, &RegistryError)> {
         self.entries

@@ -19,5 +19,6 @@
 mod authority;
 pub mod check;
 pub mod demo;
+pub mod doctor;
 pub mod kubernetes_secrets;
 pub mod run;

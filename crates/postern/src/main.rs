@@ -1,11 +1,12 @@
 //! `postern`: all services in one process, and the command line around them.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{ExitCode, Termination};
 
 use clap::Parser;
 use postern::check::{Explain, Strictness, check};
 use postern::demo::{self, DemoArgs};
+use postern::doctor::examine;
 use postern::kubernetes_secrets::{self, SecretsArgs};
 use postern_common::config::Origin;
 use postern_common::launch::{self, HealthArgs};
@@ -32,6 +33,8 @@ enum Command {
     Demo(DemoArgs),
     /// Say everything that is wrong with a configuration, at once
     Check(CheckArgs),
+    /// Look at everything that a configuration names, and say what is wrong and what to do
+    Doctor(DoctorArgs),
     /// Make the Secrets of a deployment on Kubernetes that are not there yet; the Helm chart's Job
     KubernetesSecrets(SecretsArgs),
     /// Ask the process on this host whether it is ready; for container health checks
@@ -50,6 +53,15 @@ struct CheckArgs {
     explain: bool,
 }
 
+#[derive(Debug, clap::Args)]
+struct DoctorArgs {
+    /// The configuration; without it, what a start would read
+    file: Option<PathBuf>,
+    /// For programs, in a shape that stays
+    #[arg(long)]
+    json: bool,
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse_from(launch::command_line());
     match arguments.command {
@@ -59,6 +71,7 @@ fn main() -> ExitCode {
         Some(Command::Demo(args)) => block_on(demo::run(args)),
         Some(Command::KubernetesSecrets(args)) => block_on(kubernetes_secrets::run(args)),
         Some(Command::Check(args)) => run_check(args, arguments.config),
+        Some(Command::Doctor(args)) => run_doctor(args, arguments.config),
         Some(Command::Health(args)) => args.run(),
     }
 }
@@ -85,12 +98,31 @@ fn run_check(args: CheckArgs, config: Option<PathBuf>) -> ExitCode {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "this is the output of the command")]
+fn run_doctor(args: DoctorArgs, config: Option<PathBuf>) -> ExitCode {
+    let origin = Origin::of_process(args.file.or(config), None);
+    block_on(async {
+        let report = examine(&origin).await;
+        let text = if args.json {
+            report.json()?
+        } else {
+            report.text()
+        };
+        println!("{}", text.trim_end());
+        Ok::<_, serde_json::Error>(if report.is_healthy() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    })
+}
+
 #[expect(
     clippy::print_stderr,
     reason = "a command tells its user what went wrong"
 )]
-fn block_on<E: std::error::Error + 'static>(
-    command: impl Future<Output = Result<(), E>>,
+fn block_on<Done: Termination, E: std::error::Error + 'static>(
+    command: impl Future<Output = Result<Done, E>>,
 ) -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
@@ -100,7 +132,7 @@ fn block_on<E: std::error::Error + 'static>(
         }
     };
     match runtime.block_on(command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(done) => done.report(),
         Err(error) => {
             eprintln!("{}", chain(&error));
             ExitCode::FAILURE

@@ -26,6 +26,7 @@ mod body;
 mod callback;
 mod connection;
 mod core;
+pub mod examine;
 mod forward;
 mod guarded;
 mod internal;

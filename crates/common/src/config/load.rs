@@ -10,6 +10,7 @@ mod http;
 mod mask;
 mod mtls;
 mod observe;
+mod places;
 mod reader;
 mod relations;
 mod route;
@@ -23,6 +24,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use places::Places;
 pub use scalars::{DurationError, parse_bool, parse_duration};
 pub use secrets::ProcessSecrets;
 

@@ -18,8 +18,8 @@ pub mod source;
 pub mod watch;
 
 pub use load::{
-    DEFAULT_FILE, DurationError, Loaded, Origin, ProcessSecrets, load, load_text, parse_bool,
-    parse_duration,
+    DEFAULT_FILE, DurationError, Loaded, Origin, Places, ProcessSecrets, load, load_text,
+    parse_bool, parse_duration,
 };
 pub use options::*;
 pub use route::*;

@@ -25,6 +25,12 @@ pub fn connections(most: usize) -> usize {
         .map_or(most, |limit| bound(limit, most))
 }
 
+/// How many connections the hard limit of this process allows for; `None`: there is no limit.
+pub fn possible() -> Option<usize> {
+    let limit = getrlimit(Resource::Nofile).maximum?;
+    Some(bound(limit, usize::MAX))
+}
+
 fn bound(limit: u64, most: usize) -> usize {
     let fitting = usize::try_from(limit.saturating_mul(5) / 11).unwrap_or(usize::MAX);
     fitting.min(most).max(1)

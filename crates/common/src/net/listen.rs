@@ -67,14 +67,30 @@ pub fn listen(
     if let Some(given) = given::take(key) {
         return Ok(given);
     }
+    let bound = bind_any(key, address, share)?;
+    let listening = bound.listen(BACKLOG);
+    listening.map_err(|source| told(key, address, source))?;
+    Ok(bound.into())
+}
+
+/// Whether [`listen`] could have `address`. Nobody can connect meanwhile.
+pub fn try_port(key: &'static str, address: SocketAddr) -> Result<(), ListenError> {
+    bind_any(key, address, Share::No).map(drop)
+}
+
+fn bind_any(key: &'static str, address: SocketAddr, share: Share) -> Result<Socket, ListenError> {
     let (any4, any6) = (Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED);
-    let opened = open(address, share).or_else(|error| match address.ip() {
+    let bound = bind(address, share).or_else(|error| match address.ip() {
         IpAddr::V6(ip) if ip == any6 && is_without_ipv6(&error) => {
-            open(SocketAddr::new(any4, address.port()), share)
+            bind(SocketAddr::new(any4, address.port()), share)
         }
         _ => Err(error),
     });
-    opened.map_err(|source| match source.kind() {
+    bound.map_err(|source| told(key, address, source))
+}
+
+fn told(key: &'static str, address: SocketAddr, source: io::Error) -> ListenError {
+    match source.kind() {
         io::ErrorKind::AddrInUse => ListenError::Taken { key, address },
         io::ErrorKind::PermissionDenied => ListenError::Forbidden { key, address },
         _ => ListenError::Other {
@@ -82,10 +98,10 @@ pub fn listen(
             address,
             source,
         },
-    })
+    }
 }
 
-fn open(address: SocketAddr, share: Share) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr, share: Share) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -102,8 +118,7 @@ fn open(address: SocketAddr, share: Share) -> io::Result<TcpListener> {
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 fn is_without_ipv6(error: &io::Error) -> bool {

@@ -5,12 +5,14 @@
 //! the health `Check` that goes over the same connection. A peer is asked each second only when
 //! its answers say that it is a Postern, else each ten seconds.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use jiff::Timestamp;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -26,13 +28,15 @@ use super::client::ProbeTiming;
 use super::connection::{About, Direct, Endpoint};
 use super::discovery::Target;
 use super::endpoint::{Event, State, next};
-use super::speaks::{self, FirstBytes, Overheard};
+use super::fault::PeerFault;
+use super::speaks::{FirstBytes, Overheard};
 use super::stubs::databroker::data_broker_service_client::DataBrokerServiceClient;
 use super::token::TokenKeys;
 use super::transport::TransportError;
 use super::version::{Skew, skew};
 use crate::net::connect::{Cuttable, connect};
 use crate::telemetry::log::chain;
+use crate::tls::peer_error::is_clear_text;
 
 /// TCP, TLS and the HTTP/2 preface together.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -133,16 +137,17 @@ async fn event(
             tokio::time::sleep_until((*until).into()).await;
             Event::Due
         }
-        (State::Connecting { .. }, _) => match Live::open(endpoint).await {
+        (State::Connecting { .. }, _) => match Live::open(endpoint.address, &endpoint.target).await
+        {
             Ok(opened) => {
                 *live = Some(opened);
                 Event::Connected
             }
-            Err(why) => Event::Failed(why),
+            Err(fault) => Event::Failed(fault.to_string()),
         },
         (State::Probing { .. } | State::Ready | State::Refusing { .. }, Some(live)) => {
             match live.event(probing).await {
-                Event::Lost(why) => Event::Lost(live.explain(why)),
+                Event::Lost(why) => Event::Lost(live.explain(why).to_string()),
                 event => event,
             }
         }
@@ -164,7 +169,7 @@ enum Pace {
 }
 
 /// An open connection.
-struct Live {
+pub(super) struct Live {
     sender: http2::SendRequest<Body>,
     target: Arc<Target>,
     /// Ends when the connection does, or when the peer says GOAWAY.
@@ -176,22 +181,26 @@ struct Live {
     next_check: Instant,
     accepted: bool,
     first: FirstBytes,
-    about: About,
+    pub(super) about: About,
+    /// What its clock said in its last answer.
+    pub(super) date: Option<Timestamp>,
     /// When a databroker is asked for the version of its records again.
     next_records: Instant,
 }
 
 impl Live {
-    async fn open(endpoint: &Endpoint) -> Result<Self, String> {
+    pub(super) async fn open(address: SocketAddr, target: &Arc<Target>) -> Result<Self, PeerFault> {
         let deadline = Instant::now() + CONNECT;
-        let target = &endpoint.target;
-        let stream = connect(endpoint.address, target.tls.as_ref(), CONNECT).await;
-        let stream = stream.map_err(|error| match speaks::explain_tls(&error) {
-            Some(hint) => format!("{}: {hint}", chain(&error)),
-            None => chain(&error),
+        let stream = connect(address, target.tls.as_ref(), CONNECT).await;
+        let stream = stream.map_err(|error| {
+            if is_clear_text(&error) {
+                PeerFault::ClearText(error)
+            } else {
+                PeerFault::Connect(error)
+            }
         })?;
         if target.tls.is_some() && !stream.is_h2() {
-            return Err("the peer speaks TLS but not HTTP/2; is this a gRPC port?".to_owned());
+            return Err(PeerFault::NotHttp2);
         }
         let cut = CancellationToken::new();
         let first = FirstBytes::default();
@@ -203,8 +212,8 @@ impl Live {
             .handshake(TokioIo::new(stream));
         let (sender, connection) = tokio::time::timeout_at(deadline, handshake)
             .await
-            .map_err(|_| format!("no HTTP/2 within {CONNECT:?}"))?
-            .map_err(|error| chain(&error))?;
+            .map_err(|_| PeerFault::Handshake(CONNECT))?
+            .map_err(|error| PeerFault::Broken(chain(&error)))?;
         let running = tokio::spawn(async move {
             match connection.await {
                 Ok(()) => "the peer closed the connection".to_owned(),
@@ -222,6 +231,7 @@ impl Live {
             accepted: false,
             first,
             about: About::default(),
+            date: None,
             next_records: Instant::now(),
         })
     }
@@ -232,10 +242,10 @@ impl Live {
     }
 
     /// With what the peer's first bytes tell about the cause.
-    fn explain(&self, why: String) -> String {
-        match self.first.explain() {
-            Some(hint) => format!("{hint} ({why})"),
-            None => why,
+    pub(super) fn explain(&self, why: String) -> PeerFault {
+        match self.first.told() {
+            Some(speaks) => PeerFault::OtherProtocol { speaks, why },
+            None => PeerFault::Broken(why),
         }
     }
 
@@ -291,6 +301,15 @@ impl Live {
     }
 
     async fn questions(&mut self, probing: &Probing) -> Event {
+        match self.ask(probing).await {
+            Ok(event) => event,
+            Err(Unasked::Lost(why)) => Event::Lost(why),
+            Err(Unasked::Rejected(fault)) => Event::Rejected(fault.to_string()),
+        }
+    }
+
+    /// Whether it serves, and all that makes it a peer that may get calls.
+    pub(super) async fn ask(&mut self, probing: &Probing) -> Result<Event, Unasked> {
         let request = HealthCheckRequest {
             service: probing.service.clone(),
         };
@@ -299,7 +318,10 @@ impl Live {
             Ok(answer) => answer.metadata(),
             Err(status) => status.metadata(),
         };
-        let version = metadata.get(VERSION_HEADER).and_then(|v| v.to_str().ok());
+        let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
+        let version = text(VERSION_HEADER);
+        let date = text("date").and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
+        self.date = date.map(|date| date.timestamp());
         self.pace = if version.is_some() {
             Pace::Quick
         } else {
@@ -311,22 +333,17 @@ impl Live {
             Ok(answer) => verdict(answer.into_inner().status),
             // It has no health service: what it answers is a sign of life all the same.
             Err(status) if status.code() == Code::Unimplemented => Event::Serving,
-            Err(status) => match TransportError::behind(&status) {
-                Some(error) => Event::Lost(error.to_string()),
-                None => Event::Rejected(format!("health: {}", status.message())),
-            },
+            Err(status) => {
+                return Err(match TransportError::behind(&status) {
+                    Some(error) => Unasked::Lost(error.to_string()),
+                    None => PeerFault::Health(status.message().to_owned()).into(),
+                });
+            }
         };
-        if !matches!(event, Event::Serving | Event::NotServing) {
-            return event;
-        }
-        if let Some(why) = self.is_unfit(probing, foreign) {
-            return Event::Rejected(why);
-        }
+        self.is_fit(probing, foreign)?;
         if !self.accepted {
-            if let Some(keys) = &probing.keys
-                && let Err(why) = self.greet(keys).await
-            {
-                return Event::Rejected(why);
+            if let Some(keys) = &probing.keys {
+                self.greet(keys).await?;
             }
             self.accepted = true;
         }
@@ -356,32 +373,28 @@ impl Live {
                 self.about.records = Some(info.into_inner().server_version);
             }
         }
-        event
+        Ok(event)
     }
 
-    /// Why a peer that answers must not get calls all the same.
-    fn is_unfit(&self, probing: &Probing, foreign: bool) -> Option<String> {
+    /// Whether a peer that answers may get calls.
+    fn is_fit(&self, probing: &Probing, foreign: bool) -> Result<(), PeerFault> {
         let ours = env!("CARGO_PKG_VERSION");
         match &self.about.version {
-            Some(theirs) if skew(ours, theirs) == Skew::Far => Some(format!(
-                "versions differ too much: it is Postern {theirs}, this is {ours}; only \
-                 neighbouring minor versions work together"
-            )),
-            None if foreign && probing.service == AUTHORIZE => Some(
-                "it is Pomerium's authorize, which does not answer Postern's proxy; run \
-                 postern-authorize there"
-                    .to_owned(),
-            ),
-            _ => None,
+            Some(theirs) if skew(ours, theirs) == Skew::Far => Err(PeerFault::Version {
+                theirs: theirs.clone(),
+                ours,
+            }),
+            None if foreign && probing.service == AUTHORIZE => Err(PeerFault::ForeignAuthorize),
+            _ => Ok(()),
         }
     }
 
     /// Whether the peer accepts our token.
-    async fn greet(&self, keys: &TokenKeys) -> Result<(), String> {
+    async fn greet(&self, keys: &TokenKeys) -> Result<(), PeerFault> {
         let request = keys
             .for_client()
             .call(tonic::Request::new(()))
-            .map_err(|status| status.message().to_owned())?;
+            .map_err(|status| PeerFault::Token(status.message().to_owned()))?;
         let direct = Direct {
             sender: self.sender.clone(),
             target: Arc::clone(&self.target),
@@ -391,15 +404,27 @@ impl Live {
         let codec = tonic_prost::ProstCodec::<(), ()>::default();
         match client.unary(request, path, codec).await {
             Err(status) if status.code() == Code::Unauthenticated => {
-                let told = status.message();
+                let told = status.message().to_owned();
                 Err(if told.contains("expired") {
-                    format!("clocks differ: our token has expired there ({told})")
+                    PeerFault::Clocks(told)
                 } else {
-                    format!("shared secrets differ: it does not accept our token ({told})")
+                    PeerFault::Secrets(told)
                 })
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Why a peer could not be asked, or why it must not get calls.
+pub(super) enum Unasked {
+    Lost(String),
+    Rejected(PeerFault),
+}
+
+impl From<PeerFault> for Unasked {
+    fn from(fault: PeerFault) -> Self {
+        Self::Rejected(fault)
     }
 }
 

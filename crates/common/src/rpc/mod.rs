@@ -6,6 +6,8 @@ mod connection;
 pub mod discovery;
 mod driver;
 pub mod endpoint;
+pub mod fault;
+pub mod look;
 mod meters;
 mod outlier;
 mod patience;

@@ -8,6 +8,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::fault::Speaks;
+
 /// Enough to tell protocols apart.
 const FIRST: usize = 8;
 
@@ -22,49 +24,24 @@ impl FirstBytes {
         heard.extend_from_slice(bytes.get(..room).unwrap_or_default());
     }
 
-    /// Why HTTP/2 cannot work with this peer, where its first bytes tell.
-    pub(super) fn explain(&self) -> Option<&'static str> {
+    /// What this peer speaks instead of HTTP/2, where its first bytes tell.
+    pub(super) fn told(&self) -> Option<Speaks> {
         let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        explain(&heard)
+        tell(&heard)
     }
 }
 
-fn explain(heard: &[u8]) -> Option<&'static str> {
+fn tell(heard: &[u8]) -> Option<Speaks> {
     match heard {
-        [b'H', b'T', b'T', b'P', ..] => {
-            Some("it speaks HTTP/1.1, not HTTP/2; is this a gRPC port?")
-        }
+        [b'H', b'T', b'T', b'P', ..] => Some(Speaks::Http1),
         // A TLS alert or handshake record.
-        [0x15 | 0x16, 0x03, ..] => {
-            Some("it expects TLS; write https:// in the URL, or set `grpc_insecure: true` there")
-        }
-        [b'S', b'S', b'H', b'-', ..] => Some("it speaks SSH; is this a gRPC port?"),
+        [0x15 | 0x16, 0x03, ..] => Some(Speaks::Tls),
+        [b'S', b'S', b'H', b'-', ..] => Some(Speaks::Ssh),
         // The header of a SETTINGS frame: HTTP/2 after all.
         [_, _, _, 0x04, ..] | [] => None,
-        [_, _, _, _, ..] => Some("it does not speak HTTP/2; is this a gRPC port?"),
+        [_, _, _, _, ..] => Some(Speaks::Other),
         _ => None,
     }
-}
-
-/// Why TLS cannot work with a peer, where the error tells.
-pub(super) fn explain_tls(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(rustls::Error::InvalidMessage(_)) = error.downcast_ref() {
-            return Some(
-                "it answers in clear text; write http:// in the URL, or set `grpc_insecure: false` there",
-            );
-        }
-        // An io::Error hides the error inside of it from `source`.
-        next = match error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref)
-        {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
-    }
-    None
 }
 
 /// A connection whose first bytes are kept.
@@ -139,15 +116,14 @@ mod tests {
 
     #[test]
     fn protocols_are_told_by_their_first_bytes() {
-        let told = |bytes: &[u8]| explain(bytes).unwrap_or("nothing");
-        assert!(told(b"HTTP/1.1").contains("HTTP/1.1"));
-        assert!(told(&[0x15, 3, 3, 0, 2, 2, 10]).contains("https://"));
-        assert!(told(b"SSH-2.0-").contains("SSH"));
-        assert!(told(b"220 mail").contains("not speak HTTP/2"));
+        assert_eq!(tell(b"HTTP/1.1"), Some(Speaks::Http1));
+        assert_eq!(tell(&[0x15, 3, 3, 0, 2, 2, 10]), Some(Speaks::Tls));
+        assert_eq!(tell(b"SSH-2.0-"), Some(Speaks::Ssh));
+        assert_eq!(tell(b"220 mail"), Some(Speaks::Other));
         // SETTINGS with two entries.
-        assert_eq!(told(&[0, 0, 12, 4, 0, 0, 0, 0]), "nothing");
-        assert_eq!(told(b""), "nothing");
-        assert_eq!(told(b"HT"), "nothing");
+        assert_eq!(tell(&[0, 0, 12, 4, 0, 0, 0, 0]), None);
+        assert_eq!(tell(b""), None);
+        assert_eq!(tell(b"HT"), None);
     }
 
     #[test]
@@ -156,7 +132,7 @@ mod tests {
         for byte in b"HTTP/1.1 400 Bad Request" {
             first.hear(&[*byte]);
         }
-        assert!(first.explain().unwrap().contains("HTTP/1.1"));
+        assert_eq!(first.told(), Some(Speaks::Http1));
         assert_eq!(first.0.lock().unwrap().len(), FIRST);
     }
 }

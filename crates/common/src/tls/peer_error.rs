@@ -38,21 +38,10 @@ pub enum PeerError {
 impl PeerError {
     /// Finds the reason in an error's chain; `None` when the error is about something else.
     pub fn find(error: &(dyn Error + 'static)) -> Option<Self> {
-        let mut next = Some(error);
-        while let Some(error) = next {
-            if let Some(rustls::Error::InvalidCertificate(cause)) = error.downcast_ref() {
-                return Some(Self::of(cause));
-            }
-            // An io::Error hides the error inside of it from `source`.
-            next = match error
-                .downcast_ref::<std::io::Error>()
-                .and_then(std::io::Error::get_ref)
-            {
-                Some(inner) => Some(inner),
-                None => error.source(),
-            };
-        }
-        None
+        causes(error).find_map(|cause| match cause.downcast_ref() {
+            Some(rustls::Error::InvalidCertificate(cause)) => Some(Self::of(cause)),
+            _ => None,
+        })
     }
 
     fn of(cause: &CertificateError) -> Self {
@@ -84,6 +73,30 @@ impl PeerError {
             Self::UnknownIssuer => format!("unknown issuer: not signed by {trust}"),
             other => other.to_string(),
         }
+    }
+}
+
+/// Whether TLS failed because the peer answered with something else.
+pub fn is_clear_text(error: &(dyn Error + 'static)) -> bool {
+    causes(error)
+        .any(|cause| matches!(cause.downcast_ref(), Some(rustls::Error::InvalidMessage(_))))
+}
+
+/// An error and what is behind it.
+pub fn causes<'e>(
+    error: &'e (dyn Error + 'static),
+) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| behind(*error))
+}
+
+fn behind<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
+    // An io::Error hides the error inside of it from `source`.
+    let hidden = error
+        .downcast_ref::<std::io::Error>()
+        .and_then(std::io::Error::get_ref);
+    match hidden {
+        Some(inner) => Some(inner),
+        None => error.source(),
     }
 }
 

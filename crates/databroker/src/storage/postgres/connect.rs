@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use postern_common::net::resolver::{LookupError, Resolver};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Client, Config, config};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -23,7 +25,7 @@ use super::socket::{Place, Socket};
 /// For each address, unless `connect_timeout` says otherwise.
 const EACH: Duration = Duration::from_secs(2);
 /// For the name of each host; all are looked up at once.
-const RESOLVE: Duration = Duration::from_secs(2);
+pub(super) const RESOLVE: Duration = Duration::from_secs(2);
 /// Before an address is tried again for as long as others have not said anything: a standby may be promoted.
 const AGAIN: Duration = Duration::from_millis(250);
 
@@ -36,6 +38,33 @@ type TlsConnector = <MakeRustlsConnect as MakeTlsConnect<Socket>>::TlsConnect;
 /// What drives a connection: it has to be polled until it ends.
 pub(super) type Driver =
     tokio_postgres::Connection<Socket, <TlsConnector as TlsConnect<Socket>>::Stream>;
+
+/// Why an address gives no connection to write with.
+#[derive(Debug, thiserror::Error)]
+pub enum AttemptError {
+    #[error("{0}")]
+    Unreachable(io::Error),
+    #[error("no answer within {0:?}")]
+    Silent(Duration),
+    #[error("{0}")]
+    Name(String),
+    #[error("{}", crate::causes(.0))]
+    Postgres(#[from] tokio_postgres::Error),
+    #[error("the server closed the connection")]
+    Closed,
+    #[error("it can only be read from (a standby?)")]
+    ReadOnly,
+}
+
+impl AttemptError {
+    /// Postgres' own code of the error, where it is one of its errors.
+    pub fn sql_state(&self) -> Option<&str> {
+        match self {
+            Self::Postgres(error) => error.code().map(SqlState::code),
+            _ => None,
+        }
+    }
+}
 
 #[derive(Debug, thiserror::Error)]
 #[error("no Postgres server can be written to: {attempts}")]
@@ -181,12 +210,8 @@ impl Connector {
         if again {
             tokio::time::sleep(AGAIN).await;
         }
-        let each = self.each();
-        let attempt = attempt(&self.settings, &self.tls, host, &place);
-        let result = tokio::time::timeout(each, attempt)
-            .await
-            .unwrap_or_else(|_| Err(format!("no answer within {each:?}")))
-            .map(Box::new);
+        let result = self.try_once(host, &place).await;
+        let result = result.map(Box::new).map_err(|error| error.to_string());
         Step::Tried {
             host,
             place,
@@ -194,9 +219,27 @@ impl Connector {
             again,
         }
     }
+
+    /// One attempt at one address, within its deadline.
+    pub async fn try_once(
+        &self,
+        host: &Host,
+        place: &Place,
+    ) -> Result<(Client, Driver), AttemptError> {
+        let each = self.each();
+        let attempt = attempt(&self.settings, &self.tls, host, place);
+        tokio::time::timeout(each, attempt)
+            .await
+            .unwrap_or(Err(AttemptError::Silent(each)))
+    }
+
+    /// All addresses of a host.
+    pub async fn places(&self, host: &Host) -> Result<Vec<Place>, LookupError> {
+        places(host, &self.resolver).await
+    }
 }
 
-fn name(host: &Host) -> String {
+pub(super) fn name(host: &Host) -> String {
     match host {
         Host::Tcp { name, port, .. } => format!("{name}:{port}"),
         Host::Unix { directory, .. } => directory.display().to_string(),
@@ -230,21 +273,21 @@ async fn attempt(
     tls: &MakeRustlsConnect,
     host: &Host,
     place: &Place,
-) -> Result<(Client, Driver), String> {
+) -> Result<(Client, Driver), AttemptError> {
     let modes: &[config::SslMode] = match (place, settings.tls.mode) {
         (Place::Unix(_), _) | (_, SslMode::Disable) => &[config::SslMode::Disable],
         (_, SslMode::Allow) => &[config::SslMode::Disable, config::SslMode::Require],
         (_, SslMode::Prefer) => &[config::SslMode::Require, config::SslMode::Disable],
         _ => &[config::SslMode::Require],
     };
-    let mut reason = String::new();
+    let mut last = AttemptError::Closed;
     for mode in modes {
         match attempt_with(settings, tls, host, place, *mode).await {
             Ok(connection) => return Ok(connection),
-            Err(error) => reason = error,
+            Err(error) => last = error,
         }
     }
-    Err(reason)
+    Err(last)
 }
 
 async fn attempt_with(
@@ -253,11 +296,10 @@ async fn attempt_with(
     host: &Host,
     place: &Place,
     mode: config::SslMode,
-) -> Result<(Client, Driver), String> {
-    let told = |error: tokio_postgres::Error| crate::causes(&error);
+) -> Result<(Client, Driver), AttemptError> {
     let socket = Socket::open(place)
         .await
-        .map_err(|error| error.to_string())?;
+        .map_err(AttemptError::Unreachable)?;
     let (host_name, port) = match host {
         Host::Tcp { name, port, .. } => (name.as_str(), *port),
         Host::Unix { port, .. } => ("localhost", *port),
@@ -276,8 +318,8 @@ async fn attempt_with(
     }
     let connector: TlsConnector =
         MakeTlsConnect::<Socket>::make_tls_connect(&mut tls.clone(), host_name)
-            .map_err(|error| error.to_string())?;
-    let (client, mut driver) = config.connect_raw(socket, connector).await.map_err(told)?;
+            .map_err(|error| AttemptError::Name(error.to_string()))?;
+    let (client, mut driver) = config.connect_raw(socket, connector).await?;
     // The driver must be polled for the client to make progress.
     let check = async {
         client.batch_execute(SESSION).await?;
@@ -290,14 +332,14 @@ async fn attempt_with(
         row.try_get::<_, bool>(0)
     };
     let read_only = tokio::select! {
-        checked = check => checked.map_err(told)?,
+        checked = check => checked?,
         ended = &mut driver => {
-            ended.map_err(told)?;
-            return Err("the server closed the connection".to_owned());
+            ended?;
+            return Err(AttemptError::Closed);
         }
     };
     if read_only {
-        return Err("it can only be read from (a standby?)".to_owned());
+        return Err(AttemptError::ReadOnly);
     }
     Ok((client, driver))
 }

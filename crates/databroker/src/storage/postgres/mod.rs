@@ -7,6 +7,7 @@
 //! Reads and writes go to the primary only: a standby may show commits in another order.
 
 mod connect;
+pub mod examine;
 mod listen;
 mod manager;
 mod pool;
@@ -35,6 +36,7 @@ use super::{
     Written,
 };
 
+pub use self::connect::AttemptError;
 pub use self::tls::TlsError;
 
 /// First and longest pause between attempts to open the database, and to listen again.

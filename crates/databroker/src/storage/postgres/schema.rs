@@ -14,6 +14,10 @@ pub(super) const KNOWN: i32 = 1;
 /// not use.
 const LOCK: i64 = 0x706f_7374_6572_6e31;
 
+/// Whether anything is still sealed with a key.
+pub(super) const NEEDED: &str = "SELECT EXISTS (SELECT FROM postern.records WHERE sealed_by = $1)
+    OR EXISTS (SELECT FROM postern.changes WHERE substring(payload FROM 2 FOR 8) = $1)";
+
 /// Each one leads from the version before to the next. Migrations only add, so that the version before runs beside
 /// this one; a column goes one version after the last program that reads it.
 const MIGRATIONS: [&str; KNOWN as usize] = ["
@@ -156,11 +160,9 @@ async fn keys(connection: &mut Pooled, payloads: &Payloads) -> Result<(), Storag
         let Err(unknown) = payloads.accept(key) else {
             continue;
         };
-        let needed = "SELECT EXISTS (SELECT FROM postern.records WHERE sealed_by = $1)
-            OR EXISTS (SELECT FROM postern.changes WHERE substring(payload FROM 2 FOR 8) = $1)";
         let key = key.as_bytes().as_slice();
         let row = connection
-            .answer(async |client| client.query_one(needed, &[&key]).await)
+            .answer(async |client| client.query_one(NEEDED, &[&key]).await)
             .await?;
         if row.get(0) {
             return Err(unknown.into());
