@@ -11,8 +11,13 @@ use std::time::Duration;
 use postern_tests::binaries::binary;
 use postern_tests::cluster::{Cluster, Layout};
 use postern_tests::load::{Load, Witness};
+use postern_tests::person::Person;
+use postern_tests::ports;
+use postern_tests::process::Process;
 use postern_tests::wait;
 use postern_tests::world::{Setting, World};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -77,7 +82,7 @@ async fn on_a_socket_of_ours(cluster: &mut Cluster, service: &str) -> TcpListene
 async fn a_proxy_whose_socket_stays_open_restarts_unnoticed() {
     let witness = Witness::start().await;
     let setting = Setting::new(Layout::Split)
-        .config("drain_delay: 0s\n")
+        .config("drain_delay: 2s\n")
         .routes(witness.routes());
     let mut world = World::start_with(setting).await;
     let path = world.cluster.site.path("notify");
@@ -189,4 +194,98 @@ async fn a_socket_that_nobody_asked_for_is_refused() {
         let output = process.output();
         assert!(output.contains(&said), "{output}");
     }
+}
+
+/// A proxy beside that of the cluster, on the same port.
+fn beside(cluster: &Cluster, name: &str, health: u16) -> Process {
+    let mut command = Command::new(binary("postern-proxy"));
+    command
+        .arg("--config")
+        .arg(cluster.config_file())
+        .env("ADDRESS", cluster.serves("proxy").to_string())
+        .env("HEALTH_CHECK_ADDR", format!("127.0.0.1:{health}"));
+    Process::start(name, cluster.site.directory.path(), command)
+}
+
+async fn until_ready(cluster: &Cluster, process: &mut Process, health: u16) {
+    let nobody = cluster.program();
+    let url = format!("http://127.0.0.1:{health}/readyz");
+    wait::until("ready", SOON, async || {
+        assert!(process.has_ended().is_none(), "{}", process.output());
+        match nobody.try_get(&url).await {
+            Ok(answer) if answer.status == 200 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
+/// Asks on a new connection each time, until it is told to stop; how often, and what went wrong.
+async fn fresh(nobody: Person, url: String, stop: watch::Receiver<bool>) -> (usize, Vec<String>) {
+    let (mut count, mut failures) = (0, Vec::new());
+    while !*stop.borrow() {
+        count += 1;
+        match nobody.try_get(&url).await {
+            Ok(answer) if answer.status == 200 => {}
+            Ok(answer) => failures.push(format!("{} {}", answer.status, answer.text())),
+            Err(error) => failures.push(error),
+        }
+    }
+    (count, failures)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_proxies_on_one_port_take_over_from_each_other() {
+    let witness = Witness::start().await;
+    let setting = Setting::new(Layout::Split)
+        .config("drain_delay: 0s\nreuse_port: true\n")
+        .routes(witness.routes());
+    let mut world = World::start_with(setting).await;
+    let cluster = &mut world.cluster;
+    let (nobody, url) = (cluster.program(), cluster.url("free", "/anybody/1"));
+    let stop = watch::Sender::new(false);
+    let mut clients = JoinSet::new();
+    for _ in 0..8 {
+        clients.spawn(fresh(nobody.clone(), url.clone(), stop.subscribe()));
+    }
+    let health = [ports::row(1), ports::row(1)];
+    let mut running: Option<Process> = None;
+    for round in 0..4 {
+        let health = health[round % 2];
+        let mut next = beside(cluster, &format!("beside-{round}"), health);
+        until_ready(cluster, &mut next, health).await;
+        let before = witness.count();
+        wait::until("the load", SOON, async || {
+            let more = witness.count() - before;
+            (more >= 50).then_some(()).ok_or(more)
+        })
+        .await;
+        let old = match &mut running {
+            Some(old) => old,
+            None => cluster.process("proxy"),
+        };
+        old.signal("TERM");
+        assert_eq!(old.ended().await.code(), Some(0));
+        running = Some(next);
+    }
+    stop.send_replace(true);
+    let mut sent = 0;
+    while let Some(client) = clients.join_next().await {
+        let (count, failures) = client.unwrap();
+        assert_eq!(failures, Vec::<String>::new());
+        sent += count;
+    }
+    assert!(sent > 200, "{sent}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_is_taken_is_told_unless_it_is_shared() {
+    let world = World::start_with(Setting::new(Layout::Split)).await;
+    let mut second = beside(&world.cluster, "second", ports::row(1));
+    assert_eq!(second.ended().await.code(), Some(1));
+    assert!(
+        second.output().contains("the port is taken"),
+        "{}",
+        second.output()
+    );
 }

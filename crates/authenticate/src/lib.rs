@@ -38,7 +38,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use postern_common::config::Config;
 use postern_common::lifecycle::Lifecycle;
-use postern_common::net::listen::{ListenError, Share, listen};
+use postern_common::net::listen::{ListenError, listen};
 use postern_common::rpc::token::TokenKeys;
 use postern_common::rpc::transport::Transport;
 use postern_common::tls::TlsError;
@@ -132,7 +132,7 @@ pub fn run(
     let current = Arc::clone(&config.borrow());
     let address = current.listen.public.ok_or(RunError::NoAddress)?;
     let tls = ListenerTls::new(&current)?;
-    let listener = listen("address", address, Share::No)?;
+    let listener = listen("address", address, current.listen.share)?;
     let listener =
         TcpListener::from_std(listener).map_err(|source| RunError::Register { address, source })?;
     let service = Authenticate::new(current, databroker, http);

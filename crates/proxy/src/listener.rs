@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering;
 
 use postern_common::config::Config;
 use postern_common::lifecycle::Phase;
-use postern_common::net::accept::is_dead;
+use postern_common::net::accept::{is_dead, waiting};
 use postern_common::net::given;
 use postern_common::net::listen::{ListenError, Share, listen};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::connection;
 use crate::core::{Core, Shared};
@@ -43,11 +43,11 @@ impl Listeners {
         let redirect = config
             .listen
             .http_redirect
-            .map(|address| listen("http_redirect_addr", address, Share::No))
+            .map(|address| listen("http_redirect_addr", address, config.listen.share))
             .transpose()?;
         let public = match given::take(ADDRESS) {
             Some(given) => clones(given, address, cores)?,
-            None => sockets(address, cores)?,
+            None => sockets(address, config.listen.share, cores)?,
         };
         let bound = public.first().map(|first| local_address(first, address));
         Ok(Self {
@@ -71,10 +71,14 @@ impl Listeners {
 }
 
 /// A socket for each core, on the same port.
-fn sockets(address: SocketAddr, cores: usize) -> Result<Vec<StdListener>, ListenError> {
-    // SO_REUSEPORT would share a port that another process of this user has taken, so a socket
-    // without it looks first whether the port is free.
-    if address.port() != 0 {
+fn sockets(
+    address: SocketAddr,
+    share: Share,
+    cores: usize,
+) -> Result<Vec<StdListener>, ListenError> {
+    // SO_REUSEPORT would share a port that another process of this user has taken. Where that is
+    // not wanted, a socket without it looks first whether the port is free.
+    if share == Share::No && address.port() != 0 {
         drop(listen(ADDRESS, address, Share::No)?);
     }
     let first = listen(ADDRESS, address, Share::Yes)?;
@@ -120,22 +124,11 @@ pub(crate) async fn accept(core: &Rc<Core>, listener: TcpListener) {
     loop {
         let accepted = tokio::select! {
             biased;
-            _ = phase.wait_for(|phase| *phase >= Phase::ListenersClosed) => return,
+            _ = phase.wait_for(|phase| *phase >= Phase::ListenersClosed) => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                let Some(place) = Place::take(core) else {
-                    core.shared.metrics.connections_refused.inc();
-                    continue;
-                };
-                // A small answer must not wait for the acknowledgement of the one before.
-                let _ = stream.set_nodelay(true);
-                let (core, tasks) = (Rc::clone(core), core.tasks.clone());
-                tasks.spawn_local(async move {
-                    connection::run(core, stream, peer, place).await;
-                });
-            }
+            Ok((stream, peer)) => begin(core, stream, peer),
             Err(error) if is_dead(&error) => {
                 let lifecycle = &core.shared.lifecycle;
                 return lifecycle.give_up("proxy listener", &error.to_string());
@@ -143,6 +136,23 @@ pub(crate) async fn accept(core: &Rc<Core>, listener: TcpListener) {
             Err(error) => core.shared.accept_failures.pause(&error).await,
         }
     }
+    for (stream, peer) in waiting(listener) {
+        begin(core, stream, peer);
+    }
+}
+
+/// Serves a connection, if there is a place for it.
+fn begin(core: &Rc<Core>, stream: TcpStream, peer: SocketAddr) {
+    let Some(place) = Place::take(core) else {
+        core.shared.metrics.connections_refused.inc();
+        return;
+    };
+    // A small answer must not wait for the acknowledgement of the one before.
+    let _ = stream.set_nodelay(true);
+    let (core, tasks) = (Rc::clone(core), core.tasks.clone());
+    tasks.spawn_local(async move {
+        connection::run(core, stream, peer, place).await;
+    });
 }
 
 /// One of the connections that clients may have.

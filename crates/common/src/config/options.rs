@@ -17,6 +17,7 @@ use url::Url;
 
 use super::route::Route;
 use crate::crypto::keys::{SecretKey, SigningKeys};
+use crate::net::listen::Share;
 
 /// Everything that the four services need to know, in one value for all of them.
 #[derive(Debug)]
@@ -209,6 +210,8 @@ pub struct Listen {
     pub http_redirect: Option<SocketAddr>,
     /// `health_check_addr`.
     pub health: SocketAddr,
+    /// `reuse_port`: of `public`, `grpc` and `http_redirect` with other processes.
+    pub share: Share,
     /// `use_proxy_protocol`: connections on `public` must start with a PROXY header.
     pub proxy_protocol: ProxyProtocol,
 }

@@ -254,6 +254,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("grpc_address", was.grpc != is.grpc),
         ("http_redirect_addr", was.http_redirect != is.http_redirect),
         ("health_check_addr", was.health != is.health),
+        ("reuse_port", was.share != is.share),
         // Proxy follows it.
         (
             "insecure_server",

@@ -8,7 +8,7 @@ use tonic::service::Routes;
 
 use super::Launched;
 use crate::config::{GrpcListenerSecurity, ServerCertificate, Service};
-use crate::net::listen::{ListenError, Share, listen};
+use crate::net::listen::{ListenError, listen};
 use crate::rpc::server::{self, HealthName, Server};
 use crate::tls::{self, Alpn, Certificates, SwapCertificates, TlsError};
 
@@ -33,7 +33,7 @@ pub fn serve(launched: &Launched, routes: Routes, services: &[Service]) -> Resul
     let Some(address) = config.listen.grpc else {
         return Ok(());
     };
-    let listener = listen("grpc_address", address, Share::No)?;
+    let listener = listen("grpc_address", address, config.listen.share)?;
     let listener = TcpListener::from_std(listener)
         .map_err(|source| GrpcError::Register { address, source })?;
     let tls = match &config.grpc.listener {

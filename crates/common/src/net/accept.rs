@@ -17,6 +17,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Between two lines of one kind in the log.
 const SAY: Duration = Duration::from_secs(10);
 
+/// Connections that the kernel holds until somebody takes them, at most.
+const BACKLOG: usize = 4096;
+
 /// Which connections a listener takes.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
@@ -41,24 +44,7 @@ pub async fn accept<F>(
     let places = Arc::new(Semaphore::new(connections));
     let said = RateLimit::new(SAY);
     let failures = Failures::new(bounds.kind);
-    let closed = lifecycle.reached(Phase::ListenersClosed);
-    tokio::pin!(closed);
-    loop {
-        let accepted = tokio::select! {
-            () = &mut closed => return,
-            accepted = listener.accept() => accepted,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) if is_dead(&error) => {
-                let task = format!("{} listener", bounds.kind);
-                return lifecycle.give_up(&task, &error.to_string());
-            }
-            Err(error) => {
-                failures.pause(&error).await;
-                continue;
-            }
-        };
+    let begin = |stream, peer: SocketAddr| {
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
             if let Some(held_back) = said.pass("full", Instant::now()) {
                 tracing::warn!(
@@ -69,14 +55,47 @@ pub async fn accept<F>(
                     "closed a new connection: there are as many as may be"
                 );
             }
-            continue;
+            return;
         };
         let serving = serve(stream, peer);
         lifecycle.spawn(async move {
             serving.await;
             drop(place);
         });
+    };
+    let closed = lifecycle.reached(Phase::ListenersClosed);
+    tokio::pin!(closed);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut closed => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => begin(stream, peer),
+            Err(error) if is_dead(&error) => {
+                let task = format!("{} listener", bounds.kind);
+                return lifecycle.give_up(&task, &error.to_string());
+            }
+            Err(error) => failures.pause(&error).await,
+        }
     }
+    for (stream, peer) in waiting(listener) {
+        begin(stream, peer);
+    }
+}
+
+/// The connections that the kernel has taken and nobody else has: closing a socket resets them, even
+/// where another one listens on the same port. The listener closes at the end.
+pub fn waiting(listener: TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
+    let listener = listener.into_std().ok();
+    std::iter::from_fn(move || {
+        // Asked at the kernel: tokio may not know yet.
+        let (stream, peer) = listener.as_ref()?.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        Some((TcpStream::from_std(stream).ok()?, peer))
+    })
+    // As many as can wait at a time.
+    .take(BACKLOG)
 }
 
 /// What became of `accept` when it gave no connection.
@@ -231,5 +250,19 @@ mod tests {
         lifecycle.drain();
         lifecycle.run_to_end().await;
         tokio::time::timeout(SOON, ended).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_waits_in_the_kernel_is_taken_before_the_socket_closes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut clients = Vec::new();
+        for _ in 0..20 {
+            clients.push(std::net::TcpStream::connect(address).unwrap());
+        }
+        let taken: Vec<_> = waiting(listener).map(|(_, peer)| peer).collect();
+        let sent: Vec<_> = clients.iter().map(|it| it.local_addr().unwrap()).collect();
+        assert_eq!(taken, sent);
+        assert!(TcpStream::connect(address).await.is_err());
     }
 }

@@ -48,7 +48,7 @@ pub enum ListenError {
     },
 }
 
-/// Whether several sockets of this process listen on the port.
+/// Whether several sockets listen on the port, of this process or of another one of its user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Share {
     /// One socket.

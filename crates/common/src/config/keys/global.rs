@@ -55,6 +55,14 @@ pub const GLOBAL: &[Key] = &[
         "where requests by http are redirected to https",
     ),
     key(
+        "reuse_port",
+        Bool,
+        "false",
+        P2,
+        Works,
+        "let another process of the same user listen on `address`, `grpc_address` and `http_redirect_addr` beside this one (SO_REUSEPORT), so that it can take over",
+    ),
+    key(
         "health_check_addr",
         Address,
         "127.0.0.1:28080",

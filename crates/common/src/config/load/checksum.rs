@@ -197,6 +197,7 @@ const LOCAL_KEYS: &[&str] = &[
     "insecure_server",
     "http_redirect_addr",
     "health_check_addr",
+    "reuse_port",
     "drain_delay",
     "drain_timeout",
     "debug_address",

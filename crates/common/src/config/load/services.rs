@@ -15,6 +15,7 @@ use super::super::options::{
 use super::super::place::{At, Place};
 use super::certificates::Shown;
 use super::reader::{Load, Section, parse_url};
+use crate::net::listen::Share;
 
 /// `services`. A binary that has only one of them runs that one, and nothing else.
 pub fn services(load: &mut Load<'_>, root: Section<'_>, only: Option<Service>) -> Option<Services> {
@@ -126,6 +127,10 @@ pub fn listen(
         Some(text) => address_of(load, "health_check_addr", &text, None)?,
         None => SocketAddr::from((Ipv4Addr::LOCALHOST, 28080)),
     };
+    let share = match root.flag(load, "reuse_port") {
+        Some(true) => Share::Yes,
+        _ => Share::No,
+    };
     let proxy_protocol = match root.flag(load, "use_proxy_protocol") {
         Some(true) => ProxyProtocol::Required,
         _ => ProxyProtocol::Off,
@@ -135,6 +140,7 @@ pub fn listen(
         grpc,
         http_redirect,
         health,
+        share,
         proxy_protocol,
     })
 }
