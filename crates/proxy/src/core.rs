@@ -14,6 +14,7 @@ use postern_common::rpc::token::TokenKeys;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::Queue;
 use crate::metrics::ProxyMetrics;
 use crate::open::Registry;
 use crate::snapshot::Snapshot;
@@ -44,6 +45,7 @@ pub(crate) struct Core {
     pub shared: Arc<Shared>,
     pub pool: Pool,
     pub open: Rc<Registry>,
+    pub undecided: Rc<Queue>,
     pub phase: watch::Receiver<Phase>,
     /// Connections and tunnels; the core ends with the last of them.
     pub tasks: TaskTracker,

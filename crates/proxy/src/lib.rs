@@ -19,6 +19,7 @@
 )]
 
 mod access_log;
+mod admission;
 mod alarm;
 mod authenticate;
 mod begin;

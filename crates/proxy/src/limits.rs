@@ -67,6 +67,20 @@ pub(crate) const UPSTREAM_PAUSE: Duration = Duration::from_secs(5);
 /// How long a request waits for the first resolution of an upstream's name.
 pub(crate) const UPSTREAM_RESOLVE: Duration = Duration::from_secs(5);
 
+/// Requests of a core that wait for a decision; the next one gets 503. As many as wait where no
+/// replica of authorize is ready.
+pub(crate) const UNDECIDED: usize = 1_000;
+
+/// The same while the queue does not go away by itself: enough to keep authorize busy.
+pub(crate) const UNDECIDED_LATE: usize = 256;
+
+/// A queue stands when each decision of a window waited longer than this. A decision takes a
+/// millisecond; one that is not there by now has been asked at a second replica too.
+pub(crate) const DELAY: Duration = Duration::from_millis(300);
+
+/// The window. A burst, such as after a restart, is over by then.
+pub(crate) const DELAY_WINDOW: Duration = Duration::from_secs(1);
+
 /// How long an open request may go on when authorize was asked again and cannot answer.
 pub(crate) const MAX_UNVERIFIED: Duration = Duration::from_secs(30);
 

@@ -41,6 +41,8 @@ pub(crate) struct ProxyMetrics {
     pub allowed: Counter,
     pub denied: Counter,
     pub undecided: Counter,
+    pub shed_under_way: Counter,
+    pub shed_undecided: Counter,
     upstream_requests: Family<Labels, Counter>,
     upstream_classes: Family<Labels, Counter>,
     upstream_time: Family<Labels, Histogram, Milliseconds>,
@@ -110,6 +112,16 @@ impl ProxyMetrics {
             ),
             allowed: counter("envoy_http_ext_authz_ok", "Decisions that allowed"),
             denied: counter("envoy_http_ext_authz_denied", "Decisions that denied"),
+            shed_under_way: metrics.add(
+                "postern_proxy_requests_shed_under_way",
+                "Requests refused because as many were under way as may be",
+                Counter::default(),
+            ),
+            shed_undecided: metrics.add(
+                "postern_proxy_requests_shed_undecided",
+                "Requests refused because too many waited for a decision",
+                Counter::default(),
+            ),
             undecided: counter(
                 "envoy_http_ext_authz_error",
                 "Requests without a decision: 503",

@@ -15,6 +15,7 @@ use postern_common::authz::{
 use postern_common::config::{ErrorDetails, Route};
 use postern_common::web::refusal::Origin;
 
+use crate::admission;
 use crate::body::Body;
 use crate::core::Core;
 use crate::open::{Entry, Open};
@@ -171,7 +172,9 @@ async fn decide(
     loop {
         asked += 1;
         entry.asking();
+        let waiting = admission::wait(core)?;
         let decision = core.shared.authorizer.check(entry.question()).await;
+        drop(waiting);
         match decision {
             Ok(Decision::Allow(allow)) => {
                 if entry.has_changed() && asked < STALE_ANSWERS {

@@ -24,6 +24,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio_util::task::TaskTracker;
 
+use crate::admission::Queue;
 use crate::core::{Core, Shared};
 use crate::listener::{BindError, Listeners};
 use crate::metrics::ProxyMetrics;
@@ -258,6 +259,7 @@ async fn serve_core(listener: std::net::TcpListener, shared: Arc<Shared>) {
     let core = Rc::new(Core {
         pool: Pool::default(),
         open: Rc::new(Registry::default()),
+        undecided: Queue::new(),
         phase,
         tasks: TaskTracker::new(),
         shared: Arc::clone(&shared),

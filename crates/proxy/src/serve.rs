@@ -21,7 +21,7 @@ use crate::forward::{self, headers::X_REQUEST_ID};
 use crate::refuse::Stop;
 use crate::snapshot::Snapshot;
 use crate::upgrade::{self, Tunnel};
-use crate::{authenticate, internal, permit, request, respond};
+use crate::{admission, authenticate, internal, permit, request, respond};
 
 /// What a request is answered with.
 pub(crate) struct Reply {
@@ -111,6 +111,7 @@ async fn answer(
     if internal::is_probe(&request, record) {
         return internal::probe(core, &request);
     }
+    admission::check(core)?; // 503
     if authenticate::takes(snapshot, &request) {
         return authenticate::answer(core, snapshot, request, head, body, record, kept).await;
     }

@@ -143,6 +143,11 @@ impl Lifecycle {
         }
     }
 
+    /// How many requests are under way.
+    pub fn requests(&self) -> usize {
+        self.shared.work.len()
+    }
+
     /// The parts of the process and whether they are ready.
     pub fn parts(&self) -> &Parts {
         &self.shared.parts

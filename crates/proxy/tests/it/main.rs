@@ -17,6 +17,7 @@ mod support;
 mod drain;
 mod forwarding;
 mod hostile;
+mod overload;
 mod own_endpoints;
 mod remote;
 mod sign_in;
