@@ -176,7 +176,7 @@ pub enum AuthorizeError {
     UnknownConfiguration { route: RouteId },
 }
 
-/// Decides about requests. `Local` in one process, `Remote` across the network.
+/// Decides about requests in the process that asks. Across the network proxies have streams.
 pub trait Authorizer: Send + Sync + 'static {
     /// Answers within `grpc_client_timeout`, or fails.
     ///

@@ -65,7 +65,7 @@ pub fn check_request(question: proto::Question) -> Result<CheckRequest, WireErro
     // A map of headers has a bound of its own, at which all but the `try_` functions panic.
     let too_many = |_| WireError("number of headers");
     let mut headers = HeaderMap::try_with_capacity(question.headers.len()).map_err(too_many)?;
-    for sent in &question.headers {
+    for sent in question.headers {
         let (name, value) = read_header(sent)?;
         headers.try_append(name, value).map_err(too_many)?;
     }
@@ -209,7 +209,7 @@ fn read_allow(allow: proto::Allow) -> Result<Allow, WireError> {
         .iter()
         .map(|name| HeaderName::from_bytes(name.as_bytes()).map_err(|_| WireError("header name")));
     Ok(Allow {
-        set_headers: read_headers(&allow.set_headers)?,
+        set_headers: read_headers(allow.set_headers)?,
         remove_headers: remove_headers.collect::<Result<_, _>>()?,
         session: allow.session.map(|session| {
             Arc::new(SessionSummary {
@@ -275,7 +275,7 @@ fn read_deny(deny: proto::Deny) -> Result<Deny, WireError> {
         },
         message: deny.message,
         reasons: deny.reasons,
-        headers: read_headers(&deny.headers)?,
+        headers: read_headers(deny.headers)?,
         details: deny.details,
     })
 }
@@ -293,16 +293,17 @@ fn headers(list: &[(HeaderName, HeaderValue)]) -> Vec<proto::Header> {
         .collect()
 }
 
-fn read_header(sent: &proto::Header) -> Result<(HeaderName, HeaderValue), WireError> {
+/// The value stays where it was received.
+fn read_header(sent: proto::Header) -> Result<(HeaderName, HeaderValue), WireError> {
     let name =
         HeaderName::from_bytes(sent.name.as_bytes()).map_err(|_| WireError("header name"))?;
-    let value = HeaderValue::from_maybe_shared(sent.value.clone())
-        .map_err(|_| WireError("header value"))?;
+    let value =
+        HeaderValue::from_maybe_shared(sent.value).map_err(|_| WireError("header value"))?;
     Ok((name, value))
 }
 
-fn read_headers(list: &[proto::Header]) -> Result<Vec<(HeaderName, HeaderValue)>, WireError> {
-    list.iter().map(read_header).collect()
+fn read_headers(list: Vec<proto::Header>) -> Result<Vec<(HeaderName, HeaderValue)>, WireError> {
+    list.into_iter().map(read_header).collect()
 }
 
 #[cfg(test)]

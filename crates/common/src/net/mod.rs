@@ -5,10 +5,12 @@ pub mod connect;
 pub mod given;
 pub mod in_use;
 pub mod listen;
+mod local;
 pub mod resolver;
 pub mod served;
 #[cfg(test)]
 pub(crate) mod test_dns;
 
 pub use connect::{ConnectError, Stream};
+pub use local::LocalExecutor;
 pub use resolver::{Addresses, LookupError, Resolver};

@@ -140,17 +140,17 @@ impl CallMetrics {
         Self {
             moved: metrics.add(
                 "postern_rpc_calls_moved",
-                "Calls that went to another endpoint because the first broke",
+                "Calls and decisions that went to another endpoint because the first broke",
                 Family::default(),
             ),
             hedged: metrics.add(
                 "postern_rpc_calls_hedged",
-                "Calls that were asked at a second endpoint because the first was slow",
+                "Calls and decisions that were asked at a second endpoint because the first was slow",
                 Family::default(),
             ),
             nobody: metrics.add(
                 "postern_rpc_calls_without_endpoint",
-                "Calls that failed because no endpoint was ready",
+                "Calls that failed because no endpoint was ready, and decisions that nobody answered",
                 Family::default(),
             ),
             endpoints: metrics.add(

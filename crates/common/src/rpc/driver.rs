@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::TokioExecutor;
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -26,25 +26,21 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use super::VERSION_HEADER;
 use super::client::ProbeTiming;
 use super::connection::{About, Direct, Endpoint};
+use super::dial::open;
 use super::discovery::Target;
 use super::endpoint::{Event, State, next};
 use super::fault::PeerFault;
-use super::speaks::{FirstBytes, Overheard};
+use super::speaks::FirstBytes;
 use super::stubs::databroker::data_broker_service_client::DataBrokerServiceClient;
 use super::token::TokenKeys;
 use super::transport::TransportError;
 use super::version::{Skew, skew};
-use crate::net::connect::{Cuttable, connect};
 use crate::telemetry::log::chain;
-use crate::tls::peer_error::is_clear_text;
 
 /// TCP, TLS and the HTTP/2 preface together.
 const CONNECT: Duration = Duration::from_secs(2);
 /// How long calls may go on over a connection that the configuration has replaced.
 const FAREWELL: Duration = Duration::from_secs(30);
-/// Room for record streams: at the default of 64 KiB an initial sync takes twice as long.
-const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// Answers of a Pomerium carry this.
 const POMERIUM_VERSION: &str = "x-pomerium-version";
 const DATABROKER: &str = "pomerium-databroker";
@@ -190,30 +186,8 @@ pub(super) struct Live {
 
 impl Live {
     pub(super) async fn open(address: SocketAddr, target: &Arc<Target>) -> Result<Self, PeerFault> {
-        let deadline = Instant::now() + CONNECT;
-        let stream = connect(address, target.tls.as_ref(), CONNECT).await;
-        let stream = stream.map_err(|error| {
-            if is_clear_text(&error) {
-                PeerFault::ClearText(error)
-            } else {
-                PeerFault::Connect(error)
-            }
-        })?;
-        if target.tls.is_some() && !stream.is_h2() {
-            return Err(PeerFault::NotHttp2);
-        }
-        let cut = CancellationToken::new();
-        let first = FirstBytes::default();
-        let stream = Overheard::new(Cuttable::new(stream, &cut), first.clone());
-        let handshake = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .handshake(TokioIo::new(stream));
-        let (sender, connection) = tokio::time::timeout_at(deadline, handshake)
-            .await
-            .map_err(|_| PeerFault::Handshake(CONNECT))?
-            .map_err(|error| PeerFault::Broken(chain(&error)))?;
+        let opened = open(address, target, TokioExecutor::new(), CONNECT).await?;
+        let connection = opened.connection;
         let running = tokio::spawn(async move {
             match connection.await {
                 Ok(()) => "the peer closed the connection".to_owned(),
@@ -221,15 +195,15 @@ impl Live {
             }
         });
         Ok(Self {
-            sender,
+            sender: opened.sender,
             target: Arc::clone(target),
             running,
-            cut: Some(cut.drop_guard()),
+            cut: Some(opened.cut),
             watch: None,
             pace: Pace::First,
             next_check: Instant::now(),
             accepted: false,
-            first,
+            first: opened.first,
             about: About::default(),
             date: None,
             next_records: Instant::now(),

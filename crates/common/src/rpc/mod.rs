@@ -3,10 +3,12 @@
 mod balance;
 pub mod client;
 mod connection;
+mod dial;
 pub mod discovery;
 mod driver;
 pub mod endpoint;
 pub mod fault;
+mod line;
 pub mod look;
 mod meters;
 mod outlier;
@@ -23,8 +25,9 @@ mod test_service;
 
 pub use balance::Budget;
 pub use client::RemoteConfig;
+pub use line::Line;
 pub use patience::Patience;
-pub use transport::{Outcome, Transport};
+pub use transport::{Outcome, Transport, TransportError};
 
 /// Every answer of a Postern server carries this header with its version, so that a client knows
 /// that it may watch health closely. (Pomerium's servers say `x-pomerium-version`.)

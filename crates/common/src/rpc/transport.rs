@@ -19,6 +19,7 @@ use tower::{Service, ServiceExt as _};
 use super::client::{EndpointStatus, Remote, RemoteConfig, Switch};
 use super::connection::Endpoint;
 use super::discovery::{Lookup, TargetError};
+use super::line::Line;
 
 /// Carries the calls of any generated client: `DataBrokerServiceClient::new(transport)`.
 #[derive(Debug, Clone)]
@@ -58,6 +59,8 @@ pub enum Outcome {
     AskedElsewhere,
     /// It was lost here and went elsewhere.
     Moved,
+    /// No endpoint could be asked.
+    Nobody,
 }
 
 /// How a call failed before a server answered.
@@ -186,6 +189,29 @@ impl Transport {
         }
     }
 
+    /// Opens a connection of one's own to the endpoint behind a transport that [`Self::each`]
+    /// returned, all within `limit`. Its tasks run on the `LocalSet` of the caller.
+    pub async fn dial(&self, limit: Duration) -> Result<Line, TransportError> {
+        match &self.way {
+            Way::Local(routes) => Ok(Line::local(routes.clone())),
+            Way::One(_, endpoint) => Line::dial(endpoint, limit).await,
+            Way::Remote(_) => Err(TransportError::new(
+                Failure::NotSent,
+                None,
+                "a connection leads to one endpoint, and this transport to many",
+            )),
+        }
+    }
+
+    /// Whether the endpoint behind a transport that [`Self::each`] returned is left out, because its
+    /// calls fail.
+    pub fn is_left_out(&self) -> bool {
+        match &self.way {
+            Way::One(_, endpoint) => endpoint.is_out(),
+            Way::Local(_) | Way::Remote(_) => false,
+        }
+    }
+
     /// Whether both are transports that [`Self::each`] returned for the same endpoint, known since
     /// the same configuration.
     pub fn is_same_endpoint(&self, other: &Self) -> bool {
@@ -196,17 +222,16 @@ impl Transport {
         }
     }
 
-    /// Takes note of how a question inside of a stream went, which only its asker can tell. Means
-    /// something on transports that [`Self::each`] returned.
+    /// Takes note of how a question inside of a stream went, which only its asker can tell. All but
+    /// the last mean something on transports that [`Self::each`] returned.
     pub fn note(&self, outcome: Outcome) {
-        let Way::One(remote, endpoint) = &self.way else {
-            return;
-        };
-        match outcome {
-            Outcome::Answered(took) => endpoint.answered(took),
-            Outcome::Failed => remote.balancer.failed(endpoint),
-            Outcome::AskedElsewhere => remote.balancer.counts.hedged(),
-            Outcome::Moved => remote.balancer.counts.moved(),
+        match (&self.way, outcome) {
+            (Way::One(_, endpoint), Outcome::Answered(took)) => endpoint.answered(took),
+            (Way::One(remote, endpoint), Outcome::Failed) => remote.balancer.failed(endpoint),
+            (Way::One(remote, _), Outcome::AskedElsewhere) => remote.balancer.counts.hedged(),
+            (Way::One(remote, _), Outcome::Moved) => remote.balancer.counts.moved(),
+            (Way::Remote(switch), Outcome::Nobody) => switch.current().balancer.counts.nobody(),
+            _ => {}
         }
     }
 
@@ -280,7 +305,7 @@ impl Service<Request<Body>> for Transport {
     }
 }
 
-async fn call_local(
+pub(super) async fn call_local(
     routes: Routes,
     request: Request<Body>,
 ) -> Result<Response<Body>, TransportError> {

@@ -767,6 +767,37 @@ async fn another_configuration_is_taken_over_without_a_lost_call() {
     assert!(waiting.await.unwrap().is_ok(), "finished where it was");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_leads_to_one_endpoint_and_shows_whether_it_lives() {
+    let local = tokio::task::LocalSet::new();
+    let test = async {
+        let dns = TestDns::start().await;
+        let (mut one, _two, transport) = pair(&dns, "127.0.0.131", "127.0.0.132").await;
+        let mut each = transport.each().into_iter();
+        let chosen = each
+            .find(|endpoint| endpoint.peer() == Some(one.address))
+            .unwrap();
+        let line = chosen.dial(SOON).await.unwrap();
+        for _ in 0..20 {
+            let list = RegistryClient::new(line.clone()).list(all()).await.unwrap();
+            assert_eq!(list.into_inner().services[0].endpoint, "127.0.0.131");
+        }
+        assert!(line.answers().await);
+        let frozen = one.freeze();
+        let mut asked = std::pin::pin!(line.answers());
+        let moment = Duration::from_millis(100);
+        let silent = tokio::time::timeout(moment, &mut asked).await.is_err();
+        assert!(silent, "nobody is there who could answer");
+        drop(frozen);
+        assert!(tokio::time::timeout(SOON, asked).await.unwrap());
+        one.kill();
+        assert!(!tokio::time::timeout(SOON, line.answers()).await.unwrap());
+        let many = transport.dial(SOON).await.unwrap_err();
+        assert_eq!(many.failure, Failure::NotSent);
+    };
+    local.run_until(test).await;
+}
+
 /// `ServerInfo` and nothing else, as a databroker answers it.
 fn records(server_version: u64) -> Routes {
     use http_body_util::BodyExt as _;
