@@ -55,6 +55,25 @@ async fn added(terms: Terms, ttl: u32, limit: Duration) -> Figure {
         .and(format!("share {share:.0} %"), share >= 30.0)
 }
 
+/// A healthy replica that DNS does not name any more.
+pub async fn c03_replica_removed(terms: Terms) -> Figure {
+    let stage = Stage::set(terms).await;
+    let stays = address(&stage, "authorize-1");
+    tell(&stage, vec![stays, address(&stage, "authorize-2")], 2);
+    let load = stage.load().await;
+    sleep(BEFORE).await;
+    tell(&stage, vec![stays], 2);
+    sleep(5 * SECOND).await;
+    let before = stage.decided("authorize-2").await;
+    sleep(5 * SECOND).await;
+    let after = stage.decided("authorize-2").await - before;
+    let report = load.stop().await;
+    stage
+        .flawless(&report)
+        .none_over(&report, SECOND)
+        .and(format!("{after} questions there afterwards"), after == 0.0)
+}
+
 /// Every kind of failure in turn; then two addresses that have nothing to do with the first.
 pub async fn c05_dns_lies(terms: Terms) -> Figure {
     let mut stage = Stage::set(terms).await;

@@ -86,12 +86,17 @@ const LINES: &[Line] = &[
     line!(
         dns::c03_replica_added,
         "authorize added to DNS, TTL 2",
-        "0 failed, traffic within 5 s"
+        "0 failed, traffic within 5 s, at least 30 %"
     ),
     line!(
         dns::c03_replica_added_ttl_0,
         "authorize added to DNS, TTL 0",
-        "0 failed, traffic within 2 s"
+        "0 failed, traffic within 2 s, at least 30 %"
+    ),
+    line!(
+        dns::c03_replica_removed,
+        "authorize removed from DNS, TTL 2",
+        "0 failed, nothing new there after 5 s, none over 1 s"
     ),
     line!(
         dns::c05_dns_lies,
@@ -114,11 +119,11 @@ const LINES: &[Line] = &[
         "Postgres primary fails over, its name gone",
         "writes within 2 s of promotion; no acknowledged record lost, no change skipped; signed in: 0 failed"
     ),
-    line!(quick network::c66_cut, "network cut between proxy and authorize", "503 within 3 s, nothing reaches the upstream, back within 2 s"),
+    line!(quick network::c66_cut, "network cut between proxy and authorize", "503 within 2 s, nothing reaches the upstream, back within 2 s"),
     line!(
         network::c66_silent,
         "the same, packets lost in silence",
-        "503 within 3 s, nothing reaches the upstream, back within 2 s"
+        "503 within 2 s, nothing reaches the upstream, back within 2 s"
     ),
     line!(
         network::c01_forgotten_idle,
@@ -126,9 +131,14 @@ const LINES: &[Line] = &[
         "0 failed, none over 1 s"
     ),
     line!(
+        network::c01_forgotten_idle_alone,
+        "the same with one authorize",
+        "0 failed, none over 1 s"
+    ),
+    line!(
         network::c01_forgotten_in_use,
         "it forgets all of them in the midst of load",
-        "0 failed, none over 2 s"
+        "0 failed, none over 1 s"
     ),
     line!(
         reload::c58_reload,

@@ -53,7 +53,7 @@ async fn cut(terms: Terms, way: Way) -> Figure {
     stage
         .judged(&report, report.unclear() == 0 && outside == 0)
         .and(format!("{} times 503", refused.sent()), refused.sent() > 0)
-        .within("the slowest of them", refused.slowest(), 3 * SECOND)
+        .within("the slowest of them", refused.slowest(), 2 * SECOND)
         .and(
             format!("{let_through} answered without authorize"),
             let_through == 0,
@@ -64,8 +64,17 @@ async fn cut(terms: Terms, way: Way) -> Figure {
 
 /// Idle connections are lost without a word; after a while, a hundred requests.
 pub async fn c01_forgotten_idle(terms: Terms) -> Figure {
+    forgotten_idle(terms, &REPLICAS).await
+}
+
+/// With nobody else to ask.
+pub async fn c01_forgotten_idle_alone(terms: Terms) -> Figure {
+    forgotten_idle(terms, &REPLICAS[..1]).await
+}
+
+async fn forgotten_idle(terms: Terms, replicas: &[&str]) -> Figure {
     let mut stage = Stage::set(terms).await;
-    let relays = relays(&mut stage).await;
+    let relays = relays_before(&mut stage, replicas).await;
     let load = stage.load().await;
     sleep(BEFORE).await;
     load.set_rate(0);
@@ -92,13 +101,20 @@ pub async fn c01_forgotten_in_use(terms: Terms) -> Figure {
     }
     sleep(2 * BEFORE).await;
     let report = load.stop().await;
-    stage.flawless(&report).none_over(&report, 2 * SECOND)
+    stage.flawless(&report).none_over(&report, SECOND)
 }
+
+const REPLICAS: [&str; 2] = ["authorize-1", "authorize-2"];
 
 /// Puts a relay before each authorize; the proxies know nothing else.
 async fn relays(stage: &mut Stage) -> Vec<Relay> {
+    relays_before(stage, &REPLICAS).await
+}
+
+/// The same before those that are named.
+async fn relays_before(stage: &mut Stage, replicas: &[&str]) -> Vec<Relay> {
     let mut relays = Vec::new();
-    for replica in ["authorize-1", "authorize-2"] {
+    for replica in replicas {
         let target = stage.world.cluster.serves(replica);
         let IpAddr::V4(ip) = target.ip() else {
             panic!("fleets live on IPv4")
@@ -116,6 +132,8 @@ async fn relays(stage: &mut Stage) -> Vec<Relay> {
         stage.world.cluster.start_again(proxy);
     }
     stage.world.cluster.ready().await;
-    stage.until_ready("authorize", 2, 20 * SECOND).await;
+    stage
+        .until_ready("authorize", replicas.len(), 20 * SECOND)
+        .await;
     relays
 }

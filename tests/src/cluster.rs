@@ -252,6 +252,19 @@ impl Cluster {
             })
             .await;
         }
+        // A proxy is ready whoever else is; what is asked before it has found authorize is 503.
+        for program in &self.programs {
+            let url = format!("http://{}/status", program.health);
+            let what = format!("{} to have found authorize", program.name);
+            wait::until(&what, Duration::from_secs(30), async || {
+                let status = nobody.try_get(&url).await?.json();
+                match &status["statuses"]["rpc.pomerium-authorize"]["error"] {
+                    serde_json::Value::Null => Ok(()),
+                    error => Err(error.to_string()),
+                }
+            })
+            .await;
+        }
         if let Some(fleet) = &self.fleet {
             wait::until("the balancer", Duration::from_secs(30), async || {
                 fleet
