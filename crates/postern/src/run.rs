@@ -7,13 +7,12 @@ use std::sync::Arc;
 
 use postern_authenticate::Authenticate;
 use postern_authorize::Authorize;
-use postern_common::authz::Authorizer;
 use postern_common::config::{Config, Service};
 use postern_common::launch::Launched;
 use postern_common::launch::grpc::{self, GrpcError};
 use postern_common::launch::peers::{Peers, PeersError};
 use postern_common::rpc::Transport;
-use postern_proxy::Remote;
+use postern_proxy::{Deciding, Remote};
 use tonic::service::Routes;
 
 #[derive(Debug, thiserror::Error)]
@@ -67,15 +66,13 @@ pub fn run(launched: Launched) -> Result<(), RunError> {
     serve_grpc(&launched, grpc)?;
 
     if runs(Service::Proxy) {
-        let authorizer: Arc<dyn Authorizer> = match local {
-            Some(local) => local,
-            None => Remote::connect(
-                &peers.transport(&config, Service::Authorize)?,
-                &launched.keys,
+        let authorizer = match local {
+            Some(local) => Deciding::Here(local),
+            None => Deciding::Elsewhere(Remote::new(
+                peers.transport(&config, Service::Authorize)?,
+                launched.keys.clone(),
                 launched.config.clone(),
-                postern_proxy::cores(),
-                &launched.lifecycle,
-            ),
+            )),
         };
         let authenticate = if runs(Service::Authenticate) {
             Some(sign_in_here(&launched, &config, &databroker, &peers)?)

@@ -1,12 +1,10 @@
 //! What a core works with: its own part, and what all cores share.
 
-use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use arc_swap::ArcSwap;
-use postern_common::authz::Authorizer;
 use postern_common::lifecycle::{Lifecycle, Phase};
 use postern_common::net::accept::Failures;
 use postern_common::rpc::Transport;
@@ -15,8 +13,10 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::Queue;
+use crate::deciding::{Decider, Deciding};
 use crate::metrics::ProxyMetrics;
 use crate::open::Registry;
+use crate::revisit::Pace;
 use crate::snapshot::Snapshot;
 use crate::upstream::pool::Pool;
 
@@ -24,7 +24,7 @@ use crate::upstream::pool::Pool;
 pub(crate) struct Shared {
     /// The configuration in use.
     pub snapshot: ArcSwap<Snapshot>,
-    pub authorizer: Arc<dyn Authorizer>,
+    pub deciding: Deciding,
     pub databroker: Transport,
     pub keys: TokenKeys,
     /// Authenticate, when it runs in this process.
@@ -43,9 +43,11 @@ pub(crate) struct Shared {
 /// One core's own. Nothing in it leaves its thread, so nothing in it needs a lock.
 pub(crate) struct Core {
     pub shared: Arc<Shared>,
+    pub authorizer: Decider,
     pub pool: Pool,
     pub open: Rc<Registry>,
     pub undecided: Rc<Queue>,
+    pub pace: Pace,
     pub phase: watch::Receiver<Phase>,
     /// Connections and tunnels; the core ends with the last of them.
     pub tasks: TaskTracker,
@@ -59,20 +61,5 @@ impl Core {
 
     pub(crate) fn phase(&self) -> Phase {
         *self.phase.borrow()
-    }
-}
-
-/// Runs the tasks of connections to upstreams on this core.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct LocalExecutor;
-
-impl<F> hyper::rt::Executor<F> for LocalExecutor
-where
-    F: Future + 'static,
-{
-    fn execute(&self, task: F) {
-        tokio::task::spawn_local(async move {
-            task.await;
-        });
     }
 }

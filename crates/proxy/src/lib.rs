@@ -27,6 +27,7 @@ mod body;
 mod callback;
 mod connection;
 mod core;
+mod deciding;
 pub mod examine;
 mod forward;
 mod guarded;
@@ -54,6 +55,7 @@ mod upgrade;
 mod upstream;
 mod websocket;
 
+pub use deciding::Deciding;
 pub use listener::{BindError, Listeners};
-pub use remote::Remote;
+pub use remote::{Remote, Streams};
 pub use run::{PART, Peers, RunError, cores, run_on, start};

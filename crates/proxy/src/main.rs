@@ -6,7 +6,7 @@ use std::sync::Arc;
 use postern_common::config::Service;
 use postern_common::launch::peers::{Peers, PeersError};
 use postern_common::launch::{self, Launched};
-use postern_proxy::{Remote, RunError};
+use postern_proxy::{Deciding, Remote, RunError};
 
 #[derive(Debug, thiserror::Error)]
 enum StartError {
@@ -25,13 +25,11 @@ async fn start(launched: Launched) -> Result<(), StartError> {
     let peers = Peers::of(&launched)?;
     let authorize = peers.transport(&config, Service::Authorize)?;
     let peers = postern_proxy::Peers {
-        authorizer: Remote::connect(
-            &authorize,
-            &launched.keys,
+        authorizer: Deciding::Elsewhere(Remote::new(
+            authorize,
+            launched.keys.clone(),
             launched.config.clone(),
-            postern_proxy::cores(),
-            &launched.lifecycle,
-        ),
+        )),
         databroker: peers.transport(&config, Service::Databroker)?,
         authenticate: None,
         keys: launched.keys.clone(),

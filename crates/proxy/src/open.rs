@@ -40,6 +40,8 @@ pub(crate) struct Entry {
     valid_until: Cell<Option<Timestamp>>,
     /// Something changed since the question was last asked.
     changed: Cell<bool>,
+    /// Its turn to be asked about again is still to come.
+    queued: Cell<bool>,
     /// Being asked about again since.
     unverified_since: Cell<Option<Instant>>,
     closed: Cell<Option<Closed>>,
@@ -120,6 +122,7 @@ impl Registry {
             session: RefCell::new(None),
             valid_until: Cell::new(None),
             changed: Cell::new(false),
+            queued: Cell::new(false),
             unverified_since: Cell::new(None),
             closed: Cell::new(None),
             waker: RefCell::new(None),
@@ -201,7 +204,13 @@ impl Entry {
 
     /// Authorize is being asked now: what changes from here on makes the answer stale.
     pub(crate) fn asking(&self) {
+        self.queued.set(false);
         self.changed.set(false);
+    }
+
+    /// It is to be asked about again. `false`: it was before, and its turn is still to come.
+    pub(crate) fn queue(&self) -> bool {
+        !self.queued.replace(true)
     }
 
     pub(crate) fn has_changed(&self) -> bool {
@@ -353,6 +362,16 @@ pub(crate) mod tests {
         assert!(open.entry().has_changed());
         open.entry().asking();
         assert!(!open.entry().has_changed());
+    }
+
+    #[test]
+    fn s09_what_waits_for_its_turn_waits_once() {
+        let registry = Rc::new(Registry::default());
+        let open = registry.enter(question());
+        assert!(open.entry().queue());
+        assert!(!open.entry().queue());
+        open.entry().asking();
+        assert!(open.entry().queue());
     }
 
     #[test]

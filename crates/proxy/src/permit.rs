@@ -173,7 +173,7 @@ async fn decide(
         asked += 1;
         entry.asking();
         let waiting = admission::wait(core)?;
-        let decision = core.shared.authorizer.check(entry.question()).await;
+        let decision = core.authorizer.check(entry.question()).await;
         drop(waiting);
         match decision {
             Ok(Decision::Allow(allow)) => {

@@ -1,7 +1,7 @@
 //! Asks again about requests that are open, when their decision no longer stands: a session ended,
 //! a policy changed, a time came. What is no longer allowed is closed.
 
-use std::collections::HashSet;
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use postern_common::authz::{Allow, AuthorizeError, CheckRequest, CheckSubject, Decision, Revisit};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, interval, sleep, sleep_until};
 
 use crate::core::Core;
 use crate::limits;
@@ -17,7 +17,7 @@ use crate::open::{Closed, Entry};
 
 /// Follows what authorize says, the clock, and the configuration, as long as the core lives.
 pub(crate) async fn follow(core: Rc<Core>) {
-    let mut revisits = core.shared.authorizer.revisits();
+    let mut revisits = core.authorizer.revisits();
     let mut ticks = interval(limits::SWEEP);
     let mut checksum = core.snapshot().config.checksum;
     let mut authorizer_lives = true;
@@ -76,25 +76,41 @@ fn follow_routes(core: &Rc<Core>) {
     ask_again(core, changed);
 }
 
-/// Asks in the background, at most so many a second.
+/// Spreads the questions about open requests, whatever made them necessary: several replicas of
+/// authorize may go within one second.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    next: Cell<Option<Instant>>,
+}
+
+impl Pace {
+    /// When the next question may be asked.
+    fn turn(&self, now: Instant) -> Instant {
+        let turn = self.next.get().map_or(now, |next| next.max(now));
+        let pause = Duration::from_secs(1) / limits::REVISITS_PER_SECOND;
+        self.next.set(Some(turn + pause));
+        turn
+    }
+}
+
+/// Asks in the background: a few at once, more of them at most so many a second.
 pub(crate) fn ask_again(core: &Rc<Core>, mut entries: Vec<Rc<Entry>>) {
+    // One whose turn is still to come will see this change too.
+    entries.retain(|entry| entry.queue());
     if entries.is_empty() {
         return;
     }
-    let mut seen = HashSet::new();
-    entries.retain(|entry| seen.insert(Rc::as_ptr(entry)));
     for entry in &entries {
         entry.unverified();
     }
     let core = Rc::clone(core);
     tokio::task::spawn_local(async move {
-        let pause = Duration::from_secs(1) / limits::REVISITS_PER_SECOND;
         let many = entries.len() > usize::try_from(limits::REVISITS_PER_SECOND / 10).unwrap_or(1);
         for entry in entries {
-            tokio::task::spawn_local(verify(Rc::clone(&core), entry));
             if many {
-                sleep(pause).await;
+                sleep_until(core.pace.turn(Instant::now())).await;
             }
+            tokio::task::spawn_local(verify(Rc::clone(&core), entry));
         }
     });
 }
@@ -105,7 +121,7 @@ async fn verify(core: Rc<Core>, entry: Rc<Entry>) {
     let mut pause = Duration::from_millis(100);
     while entry.closed().is_none() && Rc::strong_count(&entry) > 1 {
         entry.asking();
-        let answer = core.shared.authorizer.check(entry.question()).await;
+        let answer = core.authorizer.check(entry.question()).await;
         match next(
             &answer,
             entry.has_changed(),
@@ -158,6 +174,17 @@ fn next(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn s09_questions_are_spread_over_all_occasions() {
+        let pace = Pace::default();
+        let now = Instant::now();
+        let turns: Vec<_> = (0..1001).map(|_| pace.turn(now)).collect();
+        assert_eq!(turns[0], now);
+        assert_eq!(turns[1000], now + Duration::from_secs(2));
+        let later = now + Duration::from_secs(5);
+        assert_eq!(pace.turn(later), later);
+    }
 
     #[test]
     fn s09_doubt_ends_in_time() {

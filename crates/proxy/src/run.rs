@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use arc_swap::ArcSwap;
-use postern_common::authz::Authorizer;
 use postern_common::config::{Config, DnsOptions};
 use postern_common::lifecycle::{Lifecycle, NotReady, Phase, descriptors};
 use postern_common::net::accept::Failures;
@@ -26,9 +25,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::admission::Queue;
 use crate::core::{Core, Shared};
+use crate::deciding::Deciding;
 use crate::listener::{BindError, Listeners};
 use crate::metrics::ProxyMetrics;
 use crate::open::Registry;
+use crate::revisit::Pace;
 use crate::snapshot::Snapshot;
 use crate::upstream::directory::{Directory, Settings};
 use crate::upstream::pool::Pool;
@@ -39,7 +40,7 @@ pub const PART: &str = "proxy";
 
 /// Whom proxy talks to.
 pub struct Peers {
-    pub authorizer: Arc<dyn Authorizer>,
+    pub authorizer: Deciding,
     /// For the user's own page only.
     pub databroker: Transport,
     /// Signs calls to it.
@@ -117,7 +118,7 @@ pub async fn run_on(
     let snapshot = Snapshot::build(first, None, &directory, &settings, &metrics, in_process)?;
     let shared = Arc::new(Shared {
         snapshot: ArcSwap::from_pointee(snapshot),
-        authorizer: peers.authorizer,
+        deciding: peers.authorizer,
         databroker: peers.databroker,
         keys: peers.keys,
         authenticate: peers.authenticate,
@@ -260,8 +261,10 @@ async fn serve_core(listener: std::net::TcpListener, shared: Arc<Shared>) {
         pool: Pool::default(),
         open: Rc::new(Registry::default()),
         undecided: Queue::new(),
+        pace: Pace::default(),
         phase,
         tasks: TaskTracker::new(),
+        authorizer: shared.deciding.on_this_core(&shared.lifecycle),
         shared: Arc::clone(&shared),
     });
     let lifecycle = shared.lifecycle.clone();

@@ -137,7 +137,7 @@ async fn may_open(
         query: None,
         ..request.question(subject, headers.clone())
     };
-    let decision = core.shared.authorizer.check(Arc::new(question)).await?;
+    let decision = core.authorizer.check(Arc::new(question)).await?;
     Ok(matches!(decision, Decision::Allow(_)))
 }
 

@@ -1,400 +1,325 @@
-//! One stream of questions and answers, opened again whenever it breaks, and once in a while before
-//! it does.
+//! Keeps the stream to one replica open: opens it again when it breaks, when nothing comes over its
+//! connection any more, and once in a while all the same.
 
-use std::collections::HashMap;
-use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::future::{Future, pending};
+use std::pin::Pin;
+use std::rc::Rc;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use postern_common::authz::{AuthorizeError, CheckRequest, Decision, Revisit, wire};
-use postern_common::config::Config;
-use postern_common::lifecycle::{Lifecycle, Phase};
-use postern_common::rpc::Transport;
+use futures::{FutureExt as _, StreamExt as _};
+use postern_common::lifecycle::Phase;
 use postern_common::rpc::stubs::authorize as proto;
 use postern_common::rpc::stubs::authorize::decisions_client::DecisionsClient;
-use postern_common::rpc::token::TokenKeys;
-use postern_common::telemetry::RateLimit;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::time::{Instant, interval, sleep, timeout};
+use postern_common::rpc::{Line, TransportError};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-/// Questions that wait for a stream. More are refused at once.
-const WAITING: usize = 1000;
+use super::Streams;
+use super::link::{Link, Outgoing, Standing};
 
 /// Questions in one message.
 const BATCH: usize = 64;
 
-/// Messages that wait for the network.
-const OUTGOING: usize = 4;
+/// Questions that wait for the network. A replica with more gets no more.
+const OUTGOING: usize = 1024;
 
-/// Opening a stream, to the first byte of the answer.
-const OPEN: Duration = Duration::from_secs(3);
+/// Opening a connection and a stream on it, to the first byte of the answer.
+const OPEN: Duration = Duration::from_secs(1);
 
-/// A stream with an open question that says nothing for so long is given up.
-const SILENCE: Duration = Duration::from_secs(2);
+/// A connection that owes an answer is tried for so long before it counts as dead.
+const TRY: Duration = Duration::from_millis(200);
 
 /// The shortest and the longest pause before a stream is opened again.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
-/// A stream is followed by another after this time, and up to as much again, so that authorizers
-/// that came later get their share and no stream outlives a secret that was replaced.
+/// A stream that lasted so long is opened again after the shortest pause.
+const LASTED: Duration = Duration::from_secs(5);
+
+/// A stream is followed by another after this time, and up to as much again, so that none outlives
+/// a secret that was replaced.
 const AGE: Duration = Duration::from_secs(30 * 60);
 
-/// Before the next one is tried again to be opened.
-const NEXT_PAUSE: Duration = Duration::from_secs(10);
-
-/// One line about a broken stream in this time.
-const LINES: Duration = Duration::from_secs(10);
-
-type Answer = Result<Decision, AuthorizeError>;
-
-/// The handle on a stream.
-#[derive(Debug)]
-pub(super) struct Stream {
-    questions: mpsc::Sender<Ask>,
-    state: Arc<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    open: AtomicBool,
-    load: AtomicUsize,
-}
-
-/// A question on its way, and who waits for the answer.
-#[derive(Debug)]
-struct Ask {
-    request: Arc<CheckRequest>,
-    answer: oneshot::Sender<Answer>,
-}
-
-/// Counts a question for as long as somebody waits for it.
-struct Load<'a>(&'a State);
-
-impl Drop for Load<'_> {
-    fn drop(&mut self) {
-        self.0.load.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Stream {
-    pub(super) fn open(
-        transport: Transport,
-        keys: TokenKeys,
-        config: watch::Receiver<Arc<Config>>,
-        revisits: broadcast::Sender<Revisit>,
-        lifecycle: &Lifecycle,
-    ) -> Self {
-        let (questions, waiting) = mpsc::channel(WAITING);
-        let state = Arc::new(State::default());
-        let driver = Driver {
-            opener: Opener {
-                transport,
-                keys,
-                config: config.clone(),
-            },
-            config,
-            revisits,
-            waiting,
-            pending: HashMap::new(),
-            next_number: 0,
-            state: Arc::clone(&state),
-            told: RateLimit::new(LINES),
-        };
-        lifecycle.spawn(driver.run(lifecycle.clone()));
-        Self { questions, state }
-    }
-
-    pub(super) fn is_open(&self) -> bool {
-        self.state.open.load(Ordering::Relaxed)
-    }
-
-    /// Questions that wait for an answer.
-    pub(super) fn load(&self) -> usize {
-        self.state.load.load(Ordering::Relaxed)
-    }
-
-    /// Asks; the caller has the deadline.
-    pub(super) async fn ask(&self, request: Arc<CheckRequest>) -> Answer {
-        let unreachable = |reason: &str| AuthorizeError::Unreachable {
-            reason: reason.to_owned(),
-        };
-        self.state.load.fetch_add(1, Ordering::Relaxed);
-        let _load = Load(&self.state);
-        let (answer, answered) = oneshot::channel();
-        self.questions
-            .try_send(Ask { request, answer })
-            .map_err(|_| unreachable("too many questions wait for authorize"))?;
-        answered
-            .await
-            .unwrap_or_else(|_| Err(unreachable("the process ends")))
-    }
-}
-
-/// What keeps the stream going.
-struct Driver {
-    opener: Opener,
-    config: watch::Receiver<Arc<Config>>,
-    revisits: broadcast::Sender<Revisit>,
-    waiting: mpsc::Receiver<Ask>,
-    pending: HashMap<u64, Ask>,
-    next_number: u64,
-    state: Arc<State>,
-    told: RateLimit,
-}
-
-/// Opens streams.
-#[derive(Clone)]
-struct Opener {
-    transport: Transport,
-    keys: TokenKeys,
-    config: watch::Receiver<Arc<Config>>,
-}
+/// Before one that could not be followed is tried again to be.
+const AGED_PAUSE: Duration = Duration::from_secs(10);
 
 /// An open stream.
-struct Link {
-    outgoing: mpsc::Sender<proto::QuestionBatch>,
+pub(super) struct Stream {
+    line: Line,
+    outgoing: mpsc::Sender<Outgoing>,
     answers: Streaming<proto::AnswerBatch>,
-}
-
-/// How a stream ends.
-enum Over {
-    Broken(Broken),
-    /// It is old, and the next one is open.
-    Old(Box<Link>),
+    /// The configuration that it was greeted with.
+    pub(super) greeted: u64,
 }
 
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
-enum Broken {
-    #[error("it could not be opened in time")]
+pub(super) enum Broken {
+    #[error("it could not be opened within {OPEN:?}")]
     Late,
+    #[error("no connection")]
+    Connection(#[source] TransportError),
     #[error("it could not be opened, or broke")]
     Status(#[source] Box<Status>),
     #[error("authorize ended it")]
     Ended,
-    #[error("a question was unanswered for {SILENCE:?}, and nothing else came")]
-    Silent,
 }
 
-impl Opener {
-    async fn open(&self) -> Result<Link, Broken> {
-        let (outgoing, stream) = mpsc::channel(OUTGOING);
-        let mut client =
-            DecisionsClient::with_interceptor(self.transport.clone(), self.keys.for_client());
-        let hello = proto::QuestionBatch {
-            hello: Some(self.hello()),
-            questions: Vec::new(),
-        };
-        // There is room: nothing has been sent yet.
-        let _ = outgoing.try_send(hello);
-        let opening = client.decide(ReceiverStream::new(stream));
-        match timeout(OPEN, opening).await {
-            Ok(Ok(response)) => Ok(Link {
+impl Streams {
+    async fn open(&self, link: &Link) -> Result<Stream, Broken> {
+        let opening = async {
+            let line = link.replica.dial(OPEN).await.map_err(Broken::Connection)?;
+            let (outgoing, questions) = mpsc::channel(OUTGOING);
+            let (hello, greeted) = self.hello();
+            // There is room: nothing has been sent yet.
+            let _ = outgoing.try_send(Outgoing::Hello(hello));
+            let batches = ReceiverStream::new(questions)
+                .ready_chunks(BATCH)
+                .map(batch);
+            let keys = self.remote.keys.for_client();
+            let mut client = DecisionsClient::with_interceptor(line.clone(), keys);
+            let answers = client.decide(batches).await;
+            let answers = answers.map_err(|status| Broken::Status(Box::new(status)))?;
+            Ok(Stream {
+                line,
                 outgoing,
-                answers: response.into_inner(),
-            }),
-            Ok(Err(status)) => Err(Broken::Status(Box::new(status))),
-            Err(_) => Err(Broken::Late),
-        }
+                answers: answers.into_inner(),
+                greeted,
+            })
+        };
+        timeout(OPEN, opening).await.unwrap_or(Err(Broken::Late))
     }
+}
 
-    /// The stream that follows one that has become old, open.
-    async fn next(self) -> Link {
-        let [random] = postern_common::crypto::random::bytes();
-        sleep(AGE + AGE * u32::from(random) / 255).await;
-        loop {
-            match self.open().await {
-                Ok(link) => return link,
-                Err(_) => sleep(NEXT_PAUSE).await,
+/// Everything that waits goes into one message.
+fn batch(waiting: Vec<Outgoing>) -> proto::QuestionBatch {
+    let mut batch = proto::QuestionBatch {
+        hello: None,
+        questions: Vec::with_capacity(waiting.len()),
+    };
+    for outgoing in waiting {
+        match outgoing {
+            Outgoing::Hello(hello) => batch.hello = Some(hello),
+            Outgoing::Question(number, request) => {
+                let question = postern_common::authz::wire::question(number, &request);
+                batch.questions.push(question);
             }
         }
     }
+    batch
+}
 
-    fn hello(&self) -> proto::Hello {
-        proto::Hello {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            config_hash: format!("{:016x}", self.config.borrow().checksum),
-            features: Vec::new(),
-        }
-    }
+type Work<T> = Option<Pin<Box<dyn Future<Output = T>>>>;
+
+/// Keeps `link` open until it leaves.
+pub(super) struct Driver {
+    streams: Rc<Streams>,
+    link: Rc<Link>,
+    current: Option<Current>,
+    /// The stream that follows, or the first.
+    next: Work<Result<Stream, Broken>>,
+    /// Whether something comes over the connection.
+    trial: Work<bool>,
+    pause: Duration,
+}
+
+/// The stream in use.
+struct Current {
+    line: Line,
+    answers: Streaming<proto::AnswerBatch>,
+    opened: Instant,
+    aged: Pin<Box<Sleep>>,
+}
+
+enum Event {
+    Received(Result<proto::AnswerBatch, Broken>),
+    Opened(Result<Stream, Broken>),
+    Tried(bool),
+    Aged,
+    /// Of the link.
+    Changed,
 }
 
 impl Driver {
-    async fn run(mut self, lifecycle: Lifecycle) {
-        let mut pause = PAUSE.0;
-        let mut before = false;
-        loop {
-            let opened = Instant::now();
-            let broken = tokio::select! {
-                // Requests that are finished during a drain are still asked about.
-                () = lifecycle.reached(Phase::Stopping) => return,
-                broken = self.converse(before) => broken,
-            };
-            if self.state.open.swap(false, Ordering::Relaxed) {
-                // From here on changes are missed, so nothing that is open stands unless it is
-                // confirmed: by another stream, or by this one if it comes back soon enough.
-                let _ = self.revisits.send(Revisit::Everything);
-            }
-            if self.waiting.is_closed() {
-                // Nobody can ask any more: the authorizer is gone.
-                return;
-            }
-            before = true;
-            if lifecycle.phase() < Phase::StreamsEnded
-                && let Some(suppressed) = self.told.pass("", std::time::Instant::now())
-            {
-                let reason = postern_common::telemetry::log::chain(&broken);
-                tracing::warn!(
-                    reason,
-                    suppressed,
-                    "a stream of decisions from authorize broke"
-                );
-            }
-            // One that lived for a while may be opened at once.
-            if opened.elapsed() > Duration::from_secs(5) {
-                pause = PAUSE.0;
-            }
-            let jitter = u32::from(postern_common::crypto::random::bytes::<1>()[0]);
-            sleep(pause * (192 + jitter / 2) / 256).await;
-            pause = (pause * 2).min(PAUSE.1);
-            if matches!(broken, Broken::Ended) {
-                pause = PAUSE.0;
-            }
+    pub(super) fn new(streams: Rc<Streams>, link: Rc<Link>) -> Self {
+        Self {
+            streams,
+            link,
+            current: None,
+            next: None,
+            trial: None,
+            pause: PAUSE.0,
         }
     }
 
-    /// One stream and those that follow it, until one breaks.
-    async fn converse(&mut self, again: bool) -> Broken {
-        self.config.mark_unchanged();
-        let mut link = match self.opener.open().await {
-            Ok(link) => link,
-            Err(broken) => return broken,
+    pub(super) async fn run(mut self) {
+        self.open_after(Duration::ZERO);
+        while !self.is_done() {
+            match self.event().await {
+                Event::Received(Ok(batch)) => {
+                    self.lives();
+                    self.streams.received(&self.link, batch);
+                }
+                Event::Received(Err(broken)) => self.broken(&broken),
+                Event::Opened(Ok(stream)) => self.opened(stream),
+                Event::Opened(Err(broken)) => self.not_opened(&broken),
+                Event::Tried(true) => {
+                    self.lives();
+                    self.streams.heard(&self.link);
+                }
+                Event::Tried(false) => {
+                    self.link.silent();
+                    self.open_after(Duration::ZERO);
+                }
+                Event::Aged => self.open_after(Duration::ZERO),
+                Event::Changed => self.try_connection(),
+            }
+        }
+        if self.current.is_some() {
+            self.streams.lost(&self.link);
+        }
+        self.streams.board.borrow_mut().part(&self.link);
+    }
+
+    async fn event(&mut self) -> Event {
+        let alone = self.next.is_none() && !self.link.is_leaving();
+        let (received, aged) = match &mut self.current {
+            Some(current) => {
+                let received = current.answers.message().right_future();
+                let aged = current.aged.as_mut().right_future();
+                (received, aged)
+            }
+            None => (pending().left_future(), pending().left_future()),
         };
-        self.state.open.store(true, Ordering::Relaxed);
-        if again {
-            // What changed in between has been missed.
-            let _ = self.revisits.send(Revisit::Everything);
-        }
-        loop {
-            match self.exchange(link).await {
-                Over::Broken(broken) => return broken,
-                Over::Old(next) => link = *next,
-            }
-            // Another authorizer may have told already, to others, what the last one had still to tell.
-            let _ = self.revisits.send(Revisit::Everything);
-            // What was loaded since it was opened.
-            let hello = Some(self.opener.hello());
-            let _ = link.outgoing.try_send(proto::QuestionBatch {
-                hello,
-                questions: Vec::new(),
-            });
+        tokio::select! {
+            biased;
+            received = received => Event::Received(match received {
+                Ok(Some(batch)) => Ok(batch),
+                Ok(None) => Err(Broken::Ended),
+                Err(status) => Err(Broken::Status(Box::new(status))),
+            }),
+            opened = finish(&mut self.next) => Event::Opened(opened),
+            alive = finish(&mut self.trial) => Event::Tried(alive),
+            () = aged, if alone => Event::Aged,
+            () = self.link.changed.notified() => Event::Changed,
         }
     }
 
-    async fn exchange(&mut self, link: Link) -> Over {
-        let Link {
-            outgoing,
-            mut answers,
-        } = link;
-        let mut next = pin!(self.opener.clone().next());
-        let mut unsent: Vec<u64> = self.pending.keys().copied().collect();
-        let mut fresh = Vec::with_capacity(BATCH);
-        let mut heard = Instant::now();
-        let mut ticks = interval(SILENCE / 4);
-        let mut config_lives = true;
-        loop {
-            tokio::select! {
-                biased;
-                received = answers.message() => match received {
-                    Ok(Some(batch)) => {
-                        heard = Instant::now();
-                        self.received(batch);
-                    }
-                    Ok(None) => return Over::Broken(Broken::Ended),
-                    Err(status) => return Over::Broken(Broken::Status(Box::new(status))),
-                },
-                permit = outgoing.reserve(), if !unsent.is_empty() => match permit {
-                    Ok(permit) => {
-                        let rest = unsent.split_off(unsent.len().min(BATCH));
-                        permit.send(self.questions(&unsent));
-                        unsent = rest;
-                    }
-                    Err(_) => return Over::Broken(Broken::Ended),
-                },
-                // Everything that waits goes into one message.
-                n = self.waiting.recv_many(&mut fresh, BATCH), if unsent.len() < BATCH => {
-                    if n == 0 {
-                        return Over::Broken(Broken::Ended);
-                    }
-                    for ask in fresh.drain(..).filter(|ask| !ask.answer.is_closed()) {
-                        let number = self.next_number;
-                        self.next_number += 1;
-                        self.pending.insert(number, ask);
-                        unsent.push(number);
-                    }
-                }
-                changed = self.config.changed(), if config_lives => {
-                    config_lives = changed.is_ok();
-                    let hello = Some(self.opener.hello());
-                    let _ = outgoing.try_send(proto::QuestionBatch { hello, questions: Vec::new() });
-                }
-                link = &mut next => return Over::Old(Box::new(link)),
-                _ = ticks.tick() => {
-                    self.pending.retain(|_, ask| !ask.answer.is_closed());
-                    if self.pending.is_empty() {
-                        heard = Instant::now();
-                    } else if heard.elapsed() > SILENCE {
-                        return Over::Broken(Broken::Silent);
-                    }
-                }
-            }
-        }
+    /// It has left, and nobody waits for it.
+    fn is_done(&self) -> bool {
+        self.link.is_leaving()
+            && (self.current.is_none()
+                || self.link.open() == 0
+                || self.link.standing() == Standing::Silent)
     }
 
-    fn questions(&self, numbers: &[u64]) -> proto::QuestionBatch {
-        let question = |number: &u64| {
-            let ask = self.pending.get(number)?;
-            Some(wire::question(*number, &ask.request))
+    fn open_after(&mut self, pause: Duration) {
+        if self.next.is_some() || self.link.is_leaving() {
+            return;
+        }
+        let (streams, link) = (Rc::clone(&self.streams), Rc::clone(&self.link));
+        let open = async move {
+            if !pause.is_zero() {
+                sleep(pause).await;
+            }
+            streams.open(&link).await
         };
-        proto::QuestionBatch {
-            hello: None,
-            questions: numbers.iter().filter_map(question).collect(),
+        self.next = Some(open.boxed_local());
+    }
+
+    /// Between half of the pause and all of it; the next one is longer.
+    fn longer_pause(&mut self) -> Duration {
+        let [random] = postern_common::crypto::random::bytes();
+        let pause = self.pause * (256 + u32::from(random)) / 512;
+        self.pause = (self.pause * 2).min(PAUSE.1);
+        pause
+    }
+
+    fn opened(&mut self, stream: Stream) {
+        if self.current.take().is_some() {
+            self.streams.lost(&self.link);
+        }
+        self.trial = None;
+        let [random] = postern_common::crypto::random::bytes();
+        self.current = Some(Current {
+            line: stream.line,
+            answers: stream.answers,
+            opened: Instant::now(),
+            aged: Box::pin(sleep(AGE + AGE * u32::from(random) / 255)),
+        });
+        self.streams
+            .opened(&self.link, stream.outgoing, stream.greeted);
+    }
+
+    fn not_opened(&mut self, broken: &Broken) {
+        self.tell(broken);
+        let pause = self.longer_pause();
+        // One that is old but well stays; one that has been heard of again needs no other.
+        let well = self.link.standing() <= Standing::Doubtful;
+        match &self.current {
+            Some(current) if well && !current.aged.is_elapsed() => {}
+            Some(_) if well => self.open_after(AGED_PAUSE),
+            _ => self.open_after(pause),
         }
     }
 
-    fn received(&mut self, batch: proto::AnswerBatch) {
-        // What changed comes before answers that may rest on it.
-        for revisit in batch.revisits {
-            // Without a listener there is nothing open.
-            let _ = self.revisits.send(wire::read_revisit(revisit));
+    fn broken(&mut self, broken: &Broken) {
+        let lasted = self.current.take().map(|current| current.opened.elapsed());
+        self.trial = None;
+        self.tell(broken);
+        if lasted.is_some_and(|lasted| lasted > LASTED) {
+            self.pause = PAUSE.0;
         }
-        for answer in batch.answers {
-            // Answered twice, or nobody waits any more.
-            let Some(ask) = self.pending.remove(&answer.number) else {
-                continue;
-            };
-            let decision = wire::decision(answer, &ask.request.subject).unwrap_or_else(|error| {
-                Err(AuthorizeError::DataUnavailable {
-                    reason: error.to_string(),
-                })
-            });
-            let _ = ask.answer.send(drop_stale(decision));
+        self.streams.lost(&self.link);
+        let pause = self.longer_pause();
+        self.open_after(pause);
+    }
+
+    /// Something came over the connection: it needs neither a trial nor, unless it is old, another.
+    fn lives(&mut self) {
+        self.trial = None;
+        let young = |current: &Current| !current.aged.is_elapsed();
+        if self.next.is_some() && self.current.as_ref().is_some_and(young) {
+            self.next = None;
+        }
+    }
+
+    /// An answer is overdue: that may be the question's fault or the connection's.
+    fn try_connection(&mut self) {
+        if self.link.standing() != Standing::Doubtful || self.trial.is_some() {
+            return;
+        }
+        let Some(line) = self.current.as_ref().map(|current| current.line.clone()) else {
+            return;
+        };
+        let alive = async move { timeout(TRY, line.answers()).await.unwrap_or(false) };
+        self.trial = Some(alive.boxed_local());
+    }
+
+    fn tell(&self, broken: &Broken) {
+        if self.link.is_leaving() || self.streams.lifecycle.phase() >= Phase::StreamsEnded {
+            return;
+        }
+        let now = std::time::Instant::now();
+        if let Some(suppressed) = self.streams.told.pass("", now) {
+            let reason = postern_common::telemetry::log::chain(broken);
+            tracing::warn!(
+                peer = self.link.peer(),
+                reason,
+                suppressed,
+                "a stream of decisions from authorize broke"
+            );
         }
     }
 }
 
-/// An answer that has run out on its way is none.
-fn drop_stale(answer: Answer) -> Answer {
-    match &answer {
-        Ok(Decision::Allow(allow)) if allow.valid_until.is_some_and(|t| t <= Timestamp::now()) => {
-            Err(AuthorizeError::DataUnavailable {
-                reason: "the decision had run out when it came; are the clocks right?".to_owned(),
-            })
-        }
-        _ => answer,
-    }
+/// Waits for work that there may be none of; afterwards there is none.
+async fn finish<T>(work: &mut Work<T>) -> T {
+    let Some(running) = work else {
+        return pending().await;
+    };
+    let done = running.await;
+    *work = None;
+    done
 }

@@ -7,12 +7,12 @@ use std::rc::Rc;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use postern_common::config::UpstreamProtocol;
+use postern_common::net::LocalExecutor;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::{Endpoint, UpstreamError};
-use crate::core::LocalExecutor;
 use crate::forward::exchange::RequestBody;
 use crate::limits;
 

@@ -20,6 +20,7 @@ mod hostile;
 mod overload;
 mod own_endpoints;
 mod remote;
+mod replicas;
 mod sign_in;
 mod tls;
 mod upgrades;

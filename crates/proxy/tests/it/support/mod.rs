@@ -1,3 +1,4 @@
+pub mod authorize;
 pub mod authorizer;
 pub mod client;
 pub mod proxy;

@@ -11,7 +11,7 @@ use postern_common::lifecycle::{DrainTiming, Exit, Lifecycle};
 use postern_common::rpc::Transport;
 use postern_common::rpc::token::TokenKeys;
 use postern_common::telemetry::metrics::Metrics;
-use postern_proxy::{Listeners, Peers, run_on};
+use postern_proxy::{Deciding, Listeners, Peers, run_on};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -145,7 +145,7 @@ impl Proxy {
         let (sender, receiver) = watch::channel(Arc::clone(config));
         let metrics = Metrics::default();
         let peers = Peers {
-            authorizer,
+            authorizer: Deciding::Here(authorizer),
             databroker: Transport::local(tonic::service::Routes::default()),
             keys: TokenKeys::new(config.secrets.shared.clone()),
             authenticate,
