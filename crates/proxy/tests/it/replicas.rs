@@ -26,7 +26,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 use crate::support::authorize::{Service, question};
 use crate::support::authorizer::Scripted;
-use crate::support::soon;
+use crate::support::{eventually, soon};
 
 const NAME: &str = "pomerium-authorize";
 const PART: &str = "authorize";
@@ -261,6 +261,8 @@ async fn c03_replicas_come_and_go() {
             let answer = answer.unwrap();
             assert!(answer.is_ok(), "{answer:?}");
         }
+        let open = || one.service.open.load(Ordering::SeqCst);
+        eventually("its stream is closed", open, |open| *open == 0).await;
         let asked = one.questions();
         fleet.decided(100).await;
         assert_eq!(one.questions(), asked);
@@ -304,8 +306,8 @@ async fn a_draining_replica_gets_no_questions() {
         let (mut one, two, fleet) = pair("127.0.1.31", "127.0.1.32").await;
         one.drain();
         fleet.until_ready(1).await;
-        // The core hears of it in its next turn.
-        fleet.decided(4).await;
+        let open = || one.service.open.load(Ordering::SeqCst);
+        eventually("its stream is closed", open, |open| *open == 0).await;
         let asked = one.questions();
         fleet.decided(200).await;
         assert_eq!(one.questions(), asked);

@@ -1,4 +1,4 @@
-use postern_common::authz::{Allow, CheckSubject, Deny, DenyKind};
+use postern_common::authz::{CheckSubject, Deny, DenyKind};
 use postern_common::config::RouteId;
 use postern_common::rpc::Transport;
 use tonic::service::Routes;
@@ -90,6 +90,14 @@ impl Play {
         self.board.tend(self.now);
     }
 
+    fn decide(&mut self, index: usize, number: u64, decision: Decision) {
+        self.answer(index, number, &Ok(decision));
+    }
+
+    fn refuse(&mut self, index: usize, number: u64, refusal: AuthorizeError) {
+        self.answer(index, number, &Err(refusal));
+    }
+
     fn answer(&mut self, index: usize, number: u64, answer: &Answer) {
         let answer = wire::answer(number, &CheckSubject::OwnEndpoint, answer, 0);
         let link = Rc::clone(&self.replicas[index].link);
@@ -98,24 +106,24 @@ impl Play {
     }
 }
 
-fn yes() -> Answer {
-    Ok(Decision::Allow(Box::new(Allow::default())))
+fn yes() -> Decision {
+    Decision::Allow(Box::default())
 }
 
-fn no() -> Answer {
-    Ok(Decision::Deny(Box::new(Deny {
+fn no() -> Decision {
+    Decision::Deny(Box::new(Deny {
         kind: DenyKind::Forbidden,
         message: String::new(),
         reasons: Vec::new(),
         headers: Vec::new(),
         details: None,
-    })))
+    }))
 }
 
-fn cannot() -> Answer {
-    Err(AuthorizeError::DataUnavailable {
+fn cannot() -> AuthorizeError {
+    AuthorizeError::DataUnavailable {
         reason: "not now".to_owned(),
-    })
+    }
 }
 
 fn is_unreachable(answer: &mut oneshot::Receiver<Answer>) -> bool {
@@ -137,7 +145,7 @@ fn c03_every_replica_has_its_share() {
         let _answered = play.ask();
         let (index, number) = play.who_was_asked();
         first += usize::from(index == 0);
-        play.answer(index, number, &yes());
+        play.decide(index, number, yes());
     }
     assert!((60..=140).contains(&first), "{first} of 200 at rest");
 }
@@ -154,10 +162,10 @@ fn c66_an_unanswered_question_is_asked_elsewhere_and_the_first_answer_counts() {
     assert_eq!((other, same), (1 - slow, number));
     play.pass(1000);
     assert!(play.asked().is_empty(), "there is nobody else");
-    play.answer(other, number, &no());
+    play.decide(other, number, no());
     assert!(matches!(answered.try_recv(), Ok(Ok(Decision::Deny(_)))));
     // What comes too late means nothing any more.
-    play.answer(slow, number, &yes());
+    play.decide(slow, number, yes());
     assert!(play.board.is_empty());
     assert_eq!(play.replicas[slow].link.open(), 0);
 }
@@ -191,7 +199,7 @@ fn c66_a_silent_replica_gives_its_questions_away_and_comes_back() {
     play.pass(50);
     let _ = play.asked();
     for number in &silent {
-        play.answer(1, *number, &yes());
+        play.decide(1, *number, yes());
     }
     let answers = open.iter_mut().filter_map(|open| open.try_recv().ok());
     assert_eq!(answers.count(), silent.len(), "all of its questions");
@@ -223,7 +231,7 @@ fn c66_with_nobody_a_question_waits_a_second() {
         .last()
         .map(|(_, number)| *number)
         .expect("asked");
-    play.answer(0, number, &yes());
+    play.decide(0, number, yes());
     assert!(matches!(lucky.try_recv(), Ok(Ok(_))));
 }
 
@@ -268,7 +276,7 @@ fn c02_what_is_open_on_a_broken_stream_goes_elsewhere() {
     assert!(play.asked().is_empty());
     play.open(0);
     for (index, number) in play.asked() {
-        play.answer(index, number, &yes());
+        play.decide(index, number, yes());
     }
     assert!(open.iter_mut().all(|open| open.try_recv().is_ok()));
 }
@@ -281,7 +289,7 @@ fn a_replica_that_leaves_answers_what_it_has() {
     play.replicas[leaving].link.leave();
     let _more: Vec<_> = (0..5).map(|_| play.ask()).collect();
     assert!(play.asked().iter().all(|(index, _)| *index != leaving));
-    play.answer(leaving, number, &yes());
+    play.decide(leaving, number, yes());
     assert!(matches!(open.try_recv(), Ok(Ok(_))));
 }
 
@@ -290,19 +298,19 @@ fn a_replica_that_cannot_decide_is_made_up_for() {
     let mut play = Play::with(2);
     let mut open = play.ask();
     let (first, number) = play.who_was_asked();
-    play.answer(first, number, &cannot());
+    play.refuse(first, number, cannot());
     let (second, _) = play.who_was_asked();
     assert_eq!(second, 1 - first);
-    play.answer(second, number, &yes());
+    play.decide(second, number, yes());
     assert!(matches!(open.try_recv(), Ok(Ok(_))));
 
     let mut open = play.ask();
     let (first, number) = play.who_was_asked();
-    let unknown = Err(AuthorizeError::UnknownConfiguration {
+    let unknown = AuthorizeError::UnknownConfiguration {
         route: RouteId("".into()),
-    });
-    play.answer(first, number, &cannot());
-    play.answer(1 - first, number, &unknown);
+    };
+    play.refuse(first, number, cannot());
+    play.refuse(1 - first, number, unknown);
     assert!(matches!(
         open.try_recv(),
         Ok(Err(AuthorizeError::UnknownConfiguration { .. }))

@@ -27,7 +27,10 @@ pub struct Service {
     pub held: watch::Sender<bool>,
     /// Takes no stream.
     pub down: Arc<AtomicBool>,
+    /// How many have been opened.
     pub streams: Arc<AtomicUsize>,
+    /// How many are open.
+    pub open: Arc<AtomicUsize>,
     pub batches: Arc<AtomicUsize>,
     pub cut: broadcast::Sender<()>,
 }
@@ -40,6 +43,7 @@ impl Service {
             held: watch::Sender::new(false),
             down: Arc::default(),
             streams: Arc::default(),
+            open: Arc::default(),
             batches: Arc::default(),
             cut: broadcast::channel(4).0,
         }
@@ -59,12 +63,14 @@ impl Decisions for Service {
             return Err(Status::unavailable("down"));
         }
         self.streams.fetch_add(1, Ordering::SeqCst);
+        let open = Open::new(&self.open);
         let this = self.clone();
         let mut cut = self.cut.subscribe();
         let mut revisits = self.script.revisits();
         let mut questions = request.into_inner();
         let (answers, stream) = mpsc::channel(16);
         tokio::spawn(async move {
+            let _open = open;
             loop {
                 let batch = tokio::select! {
                     _ = cut.recv() => return,
@@ -98,6 +104,22 @@ impl Decisions for Service {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+/// Counts a stream while it is open.
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
