@@ -1,14 +1,17 @@
 //! Finds the credential of a request and verifies it. Whether its session lives is another
 //! question, which the databroker's records answer.
 
+use std::sync::Arc;
+
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 use postern_common::authz::CheckRequest;
 use postern_common::config::BearerTokenFormat;
 use postern_common::crypto::handle::{Handle, Place};
-use postern_common::crypto::keys::SecretKey;
 use postern_common::web::cookie;
 use postern_common::web::credentials::SESSION_PARAMETER;
+
+use crate::handles::Handles;
 
 /// Header of programs that need `Authorization` for the upstream.
 pub const HANDLE_HEADER: HeaderName = HeaderName::from_static("x-pomerium-authorization");
@@ -16,7 +19,7 @@ pub const HANDLE_HEADER: HeaderName = HeaderName::from_static("x-pomerium-author
 /// What is known beforehand about how requests to this route identify themselves.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected<'a> {
-    pub shared_secrets: &'a [SecretKey],
+    pub handles: &'a Handles,
     pub cookie_name: &'a str,
     pub cookie_domain: Option<&'a str>,
     /// Ids of the providers whose sessions count; a handle that names none counts everywhere.
@@ -30,7 +33,7 @@ pub enum Credential {
     /// None, or none that counts.
     None(NoCredential),
     /// A verified handle. Its session may have ended.
-    Handle { handle: Handle, place: Place },
+    Handle { handle: Arc<Handle>, place: Place },
     /// A token of the route's bearer format, not yet verified.
     Bearer(Bearer),
     /// A cookie and a bearer token at once, where only one may be.
@@ -113,7 +116,7 @@ fn from_cookies(
     cookies: &[&str],
     host: &str,
     expected: &Expected<'_>,
-) -> Result<(Handle, Place), NoCredential> {
+) -> Result<(Arc<Handle>, Place), NoCredential> {
     let mut valid = cookies
         .iter()
         .filter_map(|token| verify(token, Place::Cookie, host, expected));
@@ -129,8 +132,8 @@ fn verify(
     place: Place,
     host: &str,
     expected: &Expected<'_>,
-) -> Option<(Handle, Place)> {
-    let handle = Handle::decode(expected.shared_secrets, token).ok()?;
+) -> Option<(Arc<Handle>, Place)> {
+    let handle = expected.handles.verify(token)?;
     handle
         .acceptable(place, host, expected.cookie_domain)
         .ok()?;

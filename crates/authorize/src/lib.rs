@@ -32,6 +32,7 @@ mod decide;
 mod ext_authz;
 mod facts;
 mod gather;
+mod handles;
 mod headers;
 mod local;
 mod log;

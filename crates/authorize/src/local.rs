@@ -418,7 +418,7 @@ fn credential_of(
     credential::find(
         request,
         &Expected {
-            shared_secrets: &config.secrets.shared,
+            handles: &snapshot.handles,
             cookie_name: &config.cookie.name,
             cookie_domain: config.cookie.domain.as_deref(),
             provider_ids,

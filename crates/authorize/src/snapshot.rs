@@ -17,6 +17,7 @@ use postern_common::web::page::Look;
 use postern_policy::Fact;
 
 use crate::certificate::CertificateExaminer;
+use crate::handles::Handles;
 use crate::records::{KeepTokens, record_type};
 
 /// One loaded configuration.
@@ -28,6 +29,7 @@ pub struct Snapshot {
     /// Whether sessions have to keep the provider's tokens.
     pub keep_tokens: KeepTokens,
     pub certificates: CertificateExaminer,
+    pub handles: Handles,
     /// How refusals look that are answered from here, for Envoy.
     pub look: Look,
     /// What Envoy has to keep from upstreams.
@@ -69,6 +71,7 @@ impl Snapshot {
             generation,
             keep_tokens: keep_tokens(&config),
             certificates: CertificateExaminer::new(config.downstream_mtls.as_ref()),
+            handles: Handles::new(&config.secrets.shared),
             look: Look::new(&config.branding),
             own_names: OwnNames::new(
                 &config.cookie.name,

@@ -3,6 +3,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use http::{HeaderValue, Method};
 use postern_common::authz::{CheckSubject, Scheme};
 use postern_common::crypto::handle::Purpose;
+use postern_common::crypto::keys::SecretKey;
 
 use super::*;
 
@@ -38,20 +39,23 @@ fn handle(id: &str, purpose: Option<Purpose>) -> Handle {
 
 struct Setting {
     secrets: Vec<SecretKey>,
+    handles: Handles,
     bearer: BearerTokenFormat,
 }
 
 impl Setting {
     fn new() -> Self {
+        let secrets = vec![SecretKey::random(), SecretKey::random()];
         Self {
-            secrets: vec![SecretKey::random(), SecretKey::random()],
+            handles: Handles::new(&secrets),
+            secrets,
             bearer: BearerTokenFormat::Default,
         }
     }
 
     fn find(&self, request: &CheckRequest) -> Credential {
         let expected = Expected {
-            shared_secrets: &self.secrets,
+            handles: &self.handles,
             cookie_name: "_pomerium",
             cookie_domain: None,
             provider_ids: &["IDP"],
