@@ -3,7 +3,7 @@
 //! What waits goes into one message, in both directions. Nearly every question is answered at
 //! once; one that has to wait for the databroker does not hold up those behind it.
 
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use futures::{FutureExt as _, StreamExt as _};
 use postern_common::authz::{Revisit, wire};
 use postern_common::rpc::stubs::authorize as proto;
 use postern_common::rpc::stubs::authorize::decisions_server::Decisions;
+use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
-use tokio::sync::{broadcast, mpsc};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::time::Sleep;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::contacts::{Contact, Contacts};
@@ -22,9 +22,6 @@ use crate::local::Local;
 
 /// Questions of one stream that wait for the databroker. No more are read until some are answered.
 const WAITING: usize = 1024;
-
-/// Messages that wait for the network. A proxy that does not read is not asked for more.
-const OUTGOING: usize = 16;
 
 /// A stream ends by then. Proxies open the next one before they leave the old one, by themselves
 /// and sooner; who does not must not outlive a secret that was replaced.
@@ -48,6 +45,8 @@ impl Server {
 
 type Answers = Pin<Box<dyn futures::Stream<Item = Result<proto::AnswerBatch, Status>> + Send>>;
 
+type Work = Pin<Box<dyn Future<Output = proto::Answer> + Send>>;
+
 #[tonic::async_trait]
 impl Decisions for Server {
     type DecideStream = Answers;
@@ -56,16 +55,22 @@ impl Decisions for Server {
         &self,
         request: Request<Streaming<proto::QuestionBatch>>,
     ) -> Result<Response<Answers>, Status> {
-        let (outgoing, stream) = mpsc::channel(OUTGOING);
         let conversation = Conversation {
             revisits: self.local.revisits_now(),
             local: Arc::clone(&self.local),
             contact: self.contacts.begin(),
-            outgoing,
+            questions: request.into_inner(),
+            waiting: FuturesUnordered::new(),
+            end: Box::pin(tokio::time::sleep(MAX_AGE)),
+            stage: Stage::Begin,
         };
-        // Ends with the stream: when the proxy leaves, or when this server has no more to send to.
-        tokio::spawn(conversation.hold(request.into_inner()));
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        // Driven by whoever writes the answers, so a proxy that does not read them is not asked for
+        // more. Ends when the proxy leaves, or its connection.
+        let answers = futures::stream::unfold(conversation, |mut conversation| async {
+            let next = conversation.next().await?;
+            Some((next, conversation))
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
 }
 
@@ -74,52 +79,63 @@ struct Conversation {
     local: Arc<Local>,
     contact: Contact,
     revisits: broadcast::Receiver<Revisit>,
-    outgoing: mpsc::Sender<Result<proto::AnswerBatch, Status>>,
+    questions: Streaming<proto::QuestionBatch>,
+    waiting: FuturesUnordered<Work>,
+    end: Pin<Box<Sleep>>,
+    stage: Stage,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    /// The first message is still to come.
+    Begin,
+    Open,
+    Over,
 }
 
 impl Conversation {
-    async fn hold(mut self, mut questions: Streaming<proto::QuestionBatch>) {
-        let hello = proto::AnswerBatch {
-            hello: Some(self.hello()),
-            ..proto::AnswerBatch::default()
-        };
-        if self.outgoing.send(Ok(hello)).await.is_err() {
-            return;
+    /// The next message. `None` when there will be no more.
+    async fn next(&mut self) -> Option<Result<proto::AnswerBatch, Status>> {
+        match self.stage {
+            Stage::Begin => {
+                self.stage = Stage::Open;
+                return Some(Ok(proto::AnswerBatch {
+                    hello: Some(self.hello()),
+                    ..proto::AnswerBatch::default()
+                }));
+            }
+            Stage::Open => {}
+            Stage::Over => return None,
         }
-        let mut waiting = FuturesUnordered::new();
-        let mut end = pin!(tokio::time::sleep(MAX_AGE));
         loop {
             let mut batch = proto::AnswerBatch::default();
             let event = tokio::select! {
                 // What changed goes out before answers that may rest on it.
                 biased;
                 revisit = self.revisits.recv() => Event::Changed(revisit),
-                Some(answer) = waiting.next() => Event::Answered(answer),
-                received = questions.message(), if waiting.len() < WAITING => {
+                Some(answer) = self.waiting.next() => Event::Answered(answer),
+                received = self.questions.message(), if self.waiting.len() < WAITING => {
                     Event::Received(received)
                 }
-                () = self.outgoing.closed() => return,
-                () = &mut end => {
-                    let old = Status::unavailable("the stream has lasted long enough; open the next one");
-                    // Whoever does not read it has left.
-                    let _ = self.outgoing.try_send(Err(old));
-                    return;
+                () = &mut self.end => {
+                    self.stage = Stage::Over;
+                    let why = "the stream has lasted long enough; open the next one";
+                    return Some(Err(Status::unavailable(why)));
                 }
             };
             let received = match event {
                 Event::Changed(revisit) => {
-                    let Some(revisits) = waiting_revisits(revisit, &mut self.revisits) else {
-                        // The sender lives as long as `local`.
-                        return;
-                    };
+                    // The sender lives as long as `local`.
+                    let revisits = waiting_revisits(revisit, &mut self.revisits)?;
                     // A new configuration comes with a revisit of everything.
                     let everything = revisits.contains(&Revisit::Everything);
                     batch.hello = everything.then(|| self.hello());
                     batch.revisits = revisits.iter().map(wire::revisit).collect();
                     // However much changes, each message also has room for answers. They are
                     // decided after the change.
-                    let room = waiting.len() < WAITING;
-                    room.then(|| questions.message().now_or_never()).flatten()
+                    let room = self.waiting.len() < WAITING;
+                    room.then(|| self.questions.message().now_or_never())
+                        .flatten()
                 }
                 Event::Answered(answer) => {
                     batch.answers.push(answer);
@@ -132,19 +148,18 @@ impl Conversation {
                 Some(Ok(Some(asked))) => {
                     let (ready, later) = self.begin(asked);
                     batch.answers.extend(ready);
-                    waiting.extend(later);
+                    self.waiting.extend(later);
                 }
                 // The proxy has left, or its connection.
-                Some(Ok(None) | Err(_)) => return,
+                Some(Ok(None) | Err(_)) => return None,
             }
             while batch.answers.len() < BATCH
-                && let Some(Some(answer)) = waiting.next().now_or_never()
+                && let Some(Some(answer)) = self.waiting.next().now_or_never()
             {
                 batch.answers.push(answer);
             }
-            let empty = batch.answers.is_empty() && batch.revisits.is_empty();
-            if !empty && self.outgoing.send(Ok(batch)).await.is_err() {
-                return;
+            if !batch.answers.is_empty() || !batch.revisits.is_empty() {
+                return Some(Ok(batch));
             }
         }
     }
@@ -158,20 +173,14 @@ impl Conversation {
     }
 
     /// Answers what can be answered at once, and returns the rest as work.
-    fn begin(
-        &mut self,
-        batch: proto::QuestionBatch,
-    ) -> (
-        Vec<proto::Answer>,
-        Vec<impl Future<Output = proto::Answer> + Send + use<>>,
-    ) {
+    fn begin(&mut self, batch: proto::QuestionBatch) -> (Vec<proto::Answer>, Vec<Work>) {
         if let Some(hello) = batch.hello {
             self.contact.runs(&hello.config_hash);
         }
         let mut ready = Vec::with_capacity(batch.questions.len());
         let mut later = Vec::new();
         for question in batch.questions {
-            let mut answer = Box::pin(answer(Arc::clone(&self.local), question));
+            let mut answer: Work = Box::pin(answer(Arc::clone(&self.local), question));
             match answer.as_mut().now_or_never() {
                 Some(answer) => ready.push(answer),
                 None => later.push(answer),
