@@ -20,14 +20,13 @@ use rustls::sign::SingleCertAndKey;
 use subtle::ConstantTimeEq as _;
 use tokio_util::sync::CancellationToken;
 
+use super::text_format::{self, TextFormat};
 use crate::config::{MetricsOptions, MetricsTls};
 use crate::lifecycle::side_server::{self, Answer, Security, SideServer, SideServerError};
 use crate::tls::{self, Alpn, TlsError};
 
 /// A label set of names and values known only when the process runs.
 pub type Labels = Vec<(&'static str, String)>;
-
-const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// All metrics of the process; clones share them.
 #[derive(Debug, Clone, Default)]
@@ -50,7 +49,7 @@ impl Metrics {
         registry.register_collector(collector);
     }
 
-    /// The page that a scraper reads.
+    /// All of them in the OpenMetrics format.
     pub fn page(&self) -> Result<String, std::fmt::Error> {
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         let mut page = String::new();
@@ -288,7 +287,18 @@ fn answer(metrics: &Metrics, auth: Option<&BasicAuth>, path: &str, headers: &Hea
         return refused;
     }
     match metrics.page() {
-        Ok(page) => side_server::with_type(StatusCode::OK, CONTENT_TYPE, Bytes::from(page)),
+        Ok(page) => {
+            let format = TextFormat::of(headers);
+            let page = match format {
+                TextFormat::Prometheus => text_format::older(&page),
+                TextFormat::OpenMetrics => page,
+            };
+            let mut answer =
+                side_server::with_type(StatusCode::OK, format.content_type(), Bytes::from(page));
+            let vary = HeaderValue::from_static("accept");
+            answer.headers_mut().insert(header::VARY, vary);
+            answer
+        }
         Err(_) => side_server::text(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode\n"),
     }
 }
@@ -370,6 +380,8 @@ mod tests {
         assert_eq!(ask(Some("basic c2NyYXBlcjpwYXNzOndvcmQ=")), StatusCode::OK);
         let open = answer(&metrics, None, "/metrics", &HeaderMap::new());
         assert_eq!(open.status(), StatusCode::OK);
+        let kind = open.headers().get(header::CONTENT_TYPE).unwrap();
+        assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
         let other = answer(&metrics, None, "/metrics/envoy", &HeaderMap::new());
         assert_eq!(other.status(), StatusCode::NOT_FOUND);
     }

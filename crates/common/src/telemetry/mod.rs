@@ -4,5 +4,6 @@ mod collectors;
 pub mod log;
 pub mod metrics;
 pub mod rate_limit;
+mod text_format;
 
 pub use rate_limit::RateLimit;
