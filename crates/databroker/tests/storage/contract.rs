@@ -32,6 +32,7 @@ checks![
     put_if_writes_only_over_the_version_it_knows,
     a_refused_operation_leaves_the_others_alone,
     capacity_evicts_the_oldest_with_a_tombstone,
+    a_smaller_capacity_counts_at_once,
     records_past_their_time_are_deleted_with_a_tombstone,
     old_changes_are_forgotten_kind_by_kind,
     records_are_found_by_id_network_and_field,
@@ -382,6 +383,23 @@ async fn capacity_evicts_the_oldest_with_a_tombstone(storage: Arc<dyn Storage>) 
         (last[0].id.as_str(), last[0].deleted_at.is_some()),
         ("b", true)
     );
+}
+
+async fn a_smaller_capacity_counts_at_once(storage: Arc<dyn Storage>) {
+    let all = ["a", "b", "c"].map(|id| record("t", id, b""));
+    put(&storage, all.to_vec()).await;
+    let options = Options {
+        capacity: Some(1),
+        ..Options::default()
+    };
+    storage.set_options("t".to_owned(), options).await.unwrap();
+    assert_eq!(ids(&storage, "t").await, "c");
+    let gone = changes(&storage, None, 3).await;
+    let gone: Vec<_> = gone
+        .iter()
+        .map(|change| (change.id.as_str(), change.deleted_at.is_some()))
+        .collect();
+    assert_eq!(gone, [("a", true), ("b", true)]);
 }
 
 async fn records_past_their_time_are_deleted_with_a_tombstone(storage: Arc<dyn Storage>) {

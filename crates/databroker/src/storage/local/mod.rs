@@ -233,7 +233,7 @@ impl Storage for Local {
         kind: String,
         options: Options,
     ) -> BoxFuture<'_, Result<(), StorageError>> {
-        self.run(move |shared| shared.set_options(&kind, &options))
+        self.run_and_wake(move |shared| shared.set_options(&kind, &options, Timestamp::now()))
     }
 
     fn clear(&self) -> BoxFuture<'_, Result<Cleared, StorageError>> {

@@ -69,7 +69,12 @@ impl Shared {
         })
     }
 
-    pub(super) fn set_options(&self, kind: &str, options: &Options) -> Result<(), StorageError> {
+    pub(super) fn set_options(
+        &self,
+        kind: &str,
+        options: &Options,
+        now: Timestamp,
+    ) -> Result<(), StorageError> {
         self.writing(|open| {
             let before = open.options(kind)?;
             if is_empty(options) {
@@ -85,7 +90,7 @@ impl Shared {
                     open.store_again(kind, &id)?;
                 }
             }
-            Ok(())
+            open.enforce_capacity(kind, now)
         })
     }
 

@@ -183,6 +183,7 @@ impl Shared {
         if before.unwrap_or_default().indexable_fields != indexable {
             open.index_again(&kind).await?;
         }
+        open.enforce_capacity(kind).await?;
         open.commit().await
     }
 
