@@ -88,6 +88,14 @@ pub(crate) fn not_found(call: &Call) -> Answer {
     ))
 }
 
+pub(crate) fn method_not_allowed(call: &Call) -> Answer {
+    Err(call.refuse(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "This page cannot be asked for in this way.",
+        &"the path has no such method",
+    ))
+}
+
 /// Members of a claim that are text.
 fn texts(claim: Option<&prost_types::ListValue>) -> Vec<String> {
     let values = claim.map(|list| list.values.as_slice()).unwrap_or_default();

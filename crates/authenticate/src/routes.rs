@@ -102,6 +102,9 @@ pub fn router(service: Arc<Authenticate>) -> Router {
             post(async |call, body| verify_token(call, body, verify::Kind::Identity).await),
         )
         .fallback(async |call: Call| call.finish(pages::not_found(&call)))
+        .method_not_allowed_fallback(async |call: Call| {
+            call.finish(pages::method_not_allowed(&call))
+        })
         .layer(middleware::from_fn_with_state(Arc::clone(&service), frame))
         .with_state(service)
 }

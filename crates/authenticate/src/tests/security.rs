@@ -272,6 +272,7 @@ async fn s14_forged_and_expired_links_begin_nothing() {
         .post(&good, &[(param::REDIRECT_URI, "https://evil.test")])
         .await;
     assert_eq!(answer.status, 405);
+    assert!(answer.body.contains("<html"), "{}", answer.body);
 }
 
 #[tokio::test]
