@@ -290,7 +290,8 @@ impl<'a> Section<'a> {
         Some(pairs)
     }
 
-    /// One of a few words, without case. Also without a prefix that Pomerium's enums carry.
+    /// One of a few words, without case; with the name of the key in front too, as Pomerium's enums
+    /// have it: `LOAD_BALANCING_POLICY_MAGLEV`.
     pub fn choice<T: Copy>(
         &self,
         load: &mut Load<'_>,
@@ -299,6 +300,10 @@ impl<'a> Section<'a> {
     ) -> Option<T> {
         let text = self.text(load, name)?;
         let written = text.value.to_ascii_lowercase();
+        let written = written
+            .strip_prefix(name)
+            .and_then(|rest| rest.strip_prefix('_'))
+            .unwrap_or(&written);
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == written) {
             return Some(*value);
         }
@@ -308,7 +313,7 @@ impl<'a> Section<'a> {
             format!("`{}` is not a value of `{}{name}`", text.value, self.prefix),
         )
         .at(&text.place);
-        diagnostic = match keys::nearest(&written, known.iter().copied()) {
+        diagnostic = match keys::nearest(written, known.iter().copied()) {
             Some(word) => diagnostic.help(format!("did you mean `{word}`?")),
             None => diagnostic.help(format!("it can be {}", known.join(", "))),
         };

@@ -10,8 +10,8 @@ use base64::engine::general_purpose::STANDARD;
 use super::*;
 use crate::config::diagnostic::{Diagnostic, Severity};
 use crate::config::{
-    FromScheme, GrpcListenerSecurity, HostHeader, PassIdentity, PathMatcher, PathRewrite,
-    ProviderKind, Route, SameSite, ServerTls, StorageOptions, UpstreamProtocol,
+    FromScheme, GrpcListenerSecurity, HostHeader, LoadBalancing, PassIdentity, PathMatcher,
+    PathRewrite, ProviderKind, Route, SameSite, ServerTls, StorageOptions, UpstreamProtocol,
 };
 
 pub(crate) const SECRETS: &str = "shared_secret: yM8aAeZc3VOSnmgCcCIKVmz6kSC5YtULfKQr2LDIFeY=\n\
@@ -1500,6 +1500,27 @@ fn a_cookie_domain_is_a_domain() {
         let loaded = loaded(&format!("cookie_domain: {domain}\n"));
         assert_eq!(errors(&loaded).is_empty(), good, "{domain}");
     }
+}
+
+#[test]
+fn a_policy_of_balancing_has_a_short_and_a_long_name() {
+    let of = |written: &str| {
+        let route = route(&format!("to: 'http://a', load_balancing_policy: {written}"));
+        route.upstream().unwrap().balancing
+    };
+    for (short, policy) in [
+        ("round_robin", LoadBalancing::RoundRobin),
+        ("least_request", LoadBalancing::LeastRequest),
+        ("random", LoadBalancing::Random),
+        ("ring_hash", LoadBalancing::RingHash),
+        ("maglev", LoadBalancing::Maglev),
+    ] {
+        assert_eq!(of(short), policy);
+        let long = format!("LOAD_BALANCING_POLICY_{}", short.to_ascii_uppercase());
+        assert_eq!(of(&long), policy, "{long}");
+    }
+    let told = route_said("to: 'http://a', load_balancing_policy: LOAD_BALANCING_POLICY_X");
+    assert!(told.contains("is not a value of"), "{told}");
 }
 
 /// Templates leave empty values behind; they are as good as none.
