@@ -188,7 +188,7 @@ routes:
             strict.text
         );
         let (exposed, _) = check_text(
-            &format!("{fine}cookie_domain: example.com\n"),
+            &format!("{fine}cookie_domain: localhost.pomerium.io\n"),
             Strictness::Strict,
             Explain::No,
         );

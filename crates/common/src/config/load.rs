@@ -237,7 +237,7 @@ fn config(load: &mut Load<'_>, map: &Map, origin: &Origin) -> Option<Config> {
         let served = routes.iter().map(|placed| &*placed.route);
         let targets = Targets::new(&urls.authenticate, served, &flags, &programs);
         relations::depends_on(load, &mut routes, &targets);
-        relations::check(load, &routes, urls, &services);
+        relations::check(load, &routes, urls, &services, &cookie);
     }
     Some(Config {
         services,

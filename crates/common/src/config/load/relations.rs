@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::super::diagnostic::{Diagnostic, code};
-use super::super::options::{Service, ServiceUrls, Services};
+use super::super::options::{CookieOptions, Service, ServiceUrls, Services};
 use super::super::route::{FromScheme, PathMatcher, PathRewrite, RouteFrom, RouteTarget};
 use super::reader::Load;
 use super::route::{Placed, join_difference};
@@ -32,7 +32,39 @@ pub fn depends_on(load: &mut Load<'_>, routes: &mut [Placed], targets: &Targets)
     }
 }
 
-pub fn check(load: &mut Load<'_>, routes: &[Placed], urls: &ServiceUrls, services: &Services) {
+/// Browsers do not take a cookie for another domain than the page's, so nobody could sign in there.
+fn cookie_domain(load: &mut Load<'_>, routes: &[Placed], cookie: &CookieOptions) {
+    let Some(domain) = cookie.domain.as_deref() else {
+        return;
+    };
+    for placed in routes {
+        let host = placed.route.from.host.as_str();
+        let inside = host
+            .strip_suffix(domain)
+            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        // Programs that open tunnels bring their handle in a header.
+        let by_cookie = !matches!(placed.route.from.scheme, FromScheme::Tcp { .. });
+        if by_cookie && !inside {
+            load.say(
+                Diagnostic::warning(
+                    code::CONFLICT,
+                    format!("nobody can sign in at `{host}`: `cookie_domain` is {domain}, and browsers take no cookie of it there"),
+                )
+                .at(&placed.place)
+                .help("set `cookie_domain` to a domain of all routes, or leave it out, so that each host has a cookie of its own"),
+            );
+        }
+    }
+}
+
+pub fn check(
+    load: &mut Load<'_>,
+    routes: &[Placed],
+    urls: &ServiceUrls,
+    services: &Services,
+    cookie: &CookieOptions,
+) {
+    cookie_domain(load, routes, cookie);
     for (index, later) in routes.iter().enumerate() {
         let mut before = routes.iter().take(index);
         // Requests name their route by its id.

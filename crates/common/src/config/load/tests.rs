@@ -1502,6 +1502,35 @@ fn a_cookie_domain_is_a_domain() {
     }
 }
 
+/// A browser would not take the cookie there.
+#[test]
+fn a_route_outside_of_the_cookie_domain_is_told() {
+    let with = |host: &str, domain: &str| {
+        said(&format!(
+            "cookie_domain: {domain}\nroutes:\n- {{from: 'https://{host}', to: 'http://a', allow_any_authenticated_user: true}}\n"
+        ))
+    };
+    for (host, domain) in [
+        ("a.other.test", "corp.test"),
+        ("acorp.test", "corp.test"),
+        ("corp.test", "a.corp.test"),
+    ] {
+        let told = with(host, domain);
+        assert!(
+            told.contains(&format!("nobody can sign in at `{host}`")),
+            "{host}: {told}"
+        );
+    }
+    for (host, domain) in [
+        ("a.corp.test", ".Corp.test"),
+        ("corp.test", "corp.test"),
+        ("'*.corp.test", "corp.test"),
+    ] {
+        let told = with(host.trim_matches('\''), domain);
+        assert!(!told.contains("nobody can sign in"), "{host}: {told}");
+    }
+}
+
 #[test]
 fn a_policy_of_balancing_has_a_short_and_a_long_name() {
     let of = |written: &str| {
