@@ -318,3 +318,15 @@ def test_the_configuration_changes_without_a_rollout_where_it_can():
 
 def test_the_matrix_is_all_there():
     assert [path.stem for path in MATRIX] == ["all-in-one", "everything", "given", "split"]
+
+
+def test_pods_are_rolled_out_only_for_what_running_ones_do_not_take_over():
+    def marked(*settings):
+        chart = Rendered(template("--values", CHART / "ci/split.yaml", *settings))
+        pods = [deployment["spec"]["template"] for deployment in chart.deployments().values()]
+        return {pod["metadata"]["annotations"]["postern.dev/restart-keys"] for pod in pods}
+
+    before = marked()
+    for followed in ["dns_query_tries=5", "override_certificate_name=x", "metrics_basic_auth=x", "log_level=debug"]:
+        assert marked("--set", f"config.{followed}") == before, followed
+    assert marked("--set", "config.metrics_certificate_file=/x") != before

@@ -241,13 +241,6 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
             matches!(config.grpc.listener, GrpcListenerSecurity::ClearText),
         )
     };
-    let peers = |config: &Config| {
-        (
-            config.urls.authorize.clone(),
-            config.urls.databroker.clone(),
-            config.grpc.override_certificate_name.clone(),
-        )
-    };
     let changed = [
         ("services", old.services != new.services),
         ("address", was.public != is.public),
@@ -262,9 +255,6 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ),
         ("grpc_insecure", tls(old).1 != tls(new).1),
         ("metrics_address", metrics(old) != metrics(new)),
-        ("authorize_service_urls", peers(old).0 != peers(new).0),
-        ("databroker_service_urls", peers(old).1 != peers(new).1),
-        ("override_certificate_name", peers(old).2 != peers(new).2),
     ];
     changed
         .into_iter()

@@ -139,11 +139,10 @@ true
 {{- end -}}
 {{- end }}
 
-{{/* Keys of the configuration that a running process does not take over. */}}
+{{/* Keys of the configuration that a running process does not take over; those that the chart sets
+     itself are in the environment. */}}
 {{- define "postern.restartKeys" -}}
-{{- pick .Values.config "insecure_server" "certificate_authority" "override_certificate_name"
-  "dns_lookup_family" "dns_refresh_rate" "dns_failure_refresh_rate" "dns_query_timeout"
-  "dns_query_tries" "dns_use_tcp" "dns_resolvers" "metrics_basic_auth" | toJson -}}
+{{- pick .Values.config "insecure_server" "metrics_certificate" "metrics_certificate_file" | toJson -}}
 {{- end }}
 
 {{/* A duration such as 1m30s in seconds, rounded up. */}}
