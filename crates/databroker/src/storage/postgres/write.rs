@@ -52,8 +52,8 @@ const UNLINK: &str =
     WHERE f.type = gone.type AND f.id = gone.id";
 const LINK: &str = "INSERT INTO postern.fields (type, hash, id)
     SELECT * FROM unnest($1::text[], $2::bytea[], $3::text[]) ON CONFLICT DO NOTHING";
-const SURPLUS: &str =
-    "SELECT id FROM postern.records WHERE type = $1 ORDER BY version DESC OFFSET $2";
+const SURPLUS: &str = "SELECT id FROM (SELECT id, version FROM postern.records WHERE type = $1
+        ORDER BY version DESC OFFSET $2) AS surplus ORDER BY version";
 const EXPIRED: &str = "SELECT id FROM postern.records
     WHERE type = $1 AND modified_at < $2::timestamptz ORDER BY version LIMIT $3";
 /// Both ends of the range are known, so the index leads there, past what was deleted before.
