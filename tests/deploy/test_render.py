@@ -312,7 +312,8 @@ def test_the_configuration_changes_without_a_rollout_where_it_can():
     assert changed("--set", "routes[0].from=https://other.example.com") == {("ConfigMap", "postern")}
     assert changed("--set", "config.log_level=debug") == {("ConfigMap", "postern")}
     pods = {("Deployment", f"postern-{service}") for service in SERVICES}
-    assert changed("--set", "config.dns_refresh_rate=9s") == {("ConfigMap", "postern")} | pods
+    assert changed("--set", "config.dns_refresh_rate=9s") == {("ConfigMap", "postern")}
+    assert changed("--set", "config.metrics_certificate_file=/tls.crt") == {("ConfigMap", "postern")} | pods
     assert changed("--set", "authorize.replicas=9") == {("Deployment", "postern-authorize")}
 
 
