@@ -41,7 +41,7 @@ def needed():
         assert code == 0, out + err
 
 
-def until(what, condition, seconds=60):
+def until(what, condition, seconds=180):
     """Polls until `condition` gives something; says what it gave last when time is up."""
     deadline = time.monotonic() + seconds
     while True:

@@ -46,6 +46,14 @@ impl Decider {
         }
     }
 
+    /// Returns once there is somebody to ask.
+    pub(crate) async fn found(&self) {
+        match self {
+            Self::Here(_) => {}
+            Self::Elsewhere(streams) => streams.found().await,
+        }
+    }
+
     /// As [`Authorizer::revisits`].
     pub(crate) fn revisits(&self) -> broadcast::Receiver<Revisit> {
         match self {

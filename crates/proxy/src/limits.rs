@@ -43,6 +43,9 @@ pub(crate) const CLIENT_PING: Duration = Duration::from_secs(60);
 /// How long a client may take to answer it.
 pub(crate) const CLIENT_PING_ANSWER: Duration = Duration::from_secs(20);
 
+/// A proxy that starts waits so long for authorize before it says that it is ready.
+pub(crate) const AUTHORIZE_FOUND: Duration = Duration::from_secs(5);
+
 /// TCP and TLS to an upstream, together.
 pub(crate) const UPSTREAM_CONNECT: Duration = Duration::from_secs(10);
 

@@ -77,6 +77,7 @@ impl Remote {
     pub fn open(&self, lifecycle: &Lifecycle) -> Rc<Streams> {
         let streams = Rc::new(Streams {
             board: RefCell::new(Board::new()),
+            found: watch::Sender::new(false),
             revisits: broadcast::channel(REVISITS).0,
             busy: Notify::new(),
             limit: Cell::new(LONGEST),
@@ -96,6 +97,8 @@ impl Remote {
 /// The streams of one core. It ends with the `LocalSet` that it was opened on.
 pub struct Streams {
     board: RefCell<Board>,
+    /// Whether a stream has ever been open.
+    found: watch::Sender<bool>,
     revisits: broadcast::Sender<Revisit>,
     /// There is a question.
     busy: Notify,
@@ -128,6 +131,12 @@ impl Streams {
     /// As [`Authorizer::revisits`](postern_common::authz::Authorizer::revisits).
     pub fn revisits(&self) -> broadcast::Receiver<Revisit> {
         self.revisits.subscribe()
+    }
+
+    /// Returns once the first stream is open.
+    pub async fn found(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.found.subscribe().wait_for(|found| *found).await;
     }
 
     async fn ask(
@@ -242,6 +251,7 @@ impl Streams {
             let _ = stream.try_send(Outgoing::Hello(hello));
         }
         self.board.borrow_mut().opened(link, stream, Instant::now());
+        self.found.send_replace(true);
     }
 
     fn heard(&self, link: &Link) {

@@ -21,6 +21,7 @@ use postern_common::tls::{TlsError, Trust};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::Queue;
@@ -101,7 +102,8 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Serves on listeners that are bound already; `starting` is dropped once it does.
+/// Serves on listeners that are bound already; `starting` is dropped once each core does and has
+/// found authorize, or has waited for a while.
 pub async fn run_on(
     listeners: Listeners,
     mut config: watch::Receiver<Arc<Config>>,
@@ -134,8 +136,10 @@ pub async fn run_on(
         lifecycle.spawn(redirect_listener::serve(listener, Arc::clone(&shared)));
     }
     let mut ended = Vec::new();
+    let starting = Arc::new(starting);
     for (index, listener) in listeners.public.into_iter().enumerate() {
-        ended.push(start_core(index, listener, Arc::clone(&shared))?);
+        let starting = Arc::clone(&starting);
+        ended.push(start_core(index, listener, Arc::clone(&shared), starting)?);
     }
     tracing::info!(%address, cores = ended.len(), "proxy listens");
     drop(starting);
@@ -228,6 +232,7 @@ fn start_core(
     index: usize,
     listener: std::net::TcpListener,
     shared: Arc<Shared>,
+    starting: Arc<NotReady>,
 ) -> Result<oneshot::Receiver<()>, RunError> {
     let failed = |source| RunError::Runtime {
         core: index,
@@ -245,7 +250,7 @@ fn start_core(
             let runtimes = shared.lifecycle.runtimes();
             let _turning = runtimes.watch(&format!("proxy-{index}"), runtime.handle().clone());
             let local = tokio::task::LocalSet::new();
-            local.block_on(&runtime, serve_core(listener, shared));
+            local.block_on(&runtime, serve_core(listener, shared, starting));
             drop(token);
             // The receiver is gone only when the process ends anyway.
             let _ = done.send(());
@@ -255,7 +260,7 @@ fn start_core(
 }
 
 /// A core's life: accept until the listeners close, finish what runs, end.
-async fn serve_core(listener: std::net::TcpListener, shared: Arc<Shared>) {
+async fn serve_core(listener: std::net::TcpListener, shared: Arc<Shared>, starting: Arc<NotReady>) {
     let (phase_sender, phase) = watch::channel(shared.lifecycle.phase());
     let core = Rc::new(Core {
         pool: Pool::default(),
@@ -281,6 +286,12 @@ async fn serve_core(listener: std::net::TcpListener, shared: Arc<Shared>) {
         }
         // Kept, so that those who watch are not told that it is gone.
         std::future::pending::<()>().await;
+    });
+    let found = Rc::clone(&core);
+    tokio::task::spawn_local(async move {
+        // A balancer is not to send requests that nobody could decide just because we are new.
+        let _ = timeout(limits::AUTHORIZE_FOUND, found.authorizer.found()).await;
+        drop(starting);
     });
     tokio::task::spawn_local(sweep(Rc::clone(&core)));
     tokio::task::spawn_local(revisit::follow(Rc::clone(&core)));
