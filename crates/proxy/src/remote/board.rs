@@ -327,10 +327,13 @@ fn choose<'a>(links: &'a [Rc<Link>], asked: &[Asked]) -> Option<&'a Rc<Link>> {
     let best = links.iter().filter_map(|link| fit(&link)).min()?;
     let candidates = || links.iter().filter(|link| fit(link) == Some(best));
     let count = candidates().count();
+    if count == 1 {
+        return candidates().next();
+    }
     let [one, two] = postern_common::crypto::random::bytes().map(usize::from);
     let one = one % count;
     // Another one, where there is another one.
-    let two = (one + 1 + two % count.saturating_sub(1).max(1)) % count;
+    let two = (one + 1 + two % (count - 1)) % count;
     let (one, two) = (candidates().nth(one)?, candidates().nth(two)?);
     Some(if two.open() < one.open() { two } else { one })
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use postern_common::authz::{AuthorizeError, Decision, Revisit};
 use postern_common::config::{DnsOptions, DnsServer, DnsTransport};
 use postern_common::lifecycle::{DrainTiming, Lifecycle, NotReady, Parts};
@@ -314,6 +315,24 @@ async fn a_draining_replica_gets_no_questions() {
         one.drains = None;
         fleet.until_asked(&one).await;
         drop(two);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_core_that_begins_hears_when_there_is_somebody_to_ask() {
+    on_core(async {
+        let one = Replica::start("127.0.1.51:0");
+        let fleet = Fleet::new(&[], one.address.port()).await;
+        let answer = soon("an error", fleet.streams.check(question("r"))).await;
+        assert!(
+            matches!(answer, Err(AuthorizeError::Unreachable { .. })),
+            "{answer:?}"
+        );
+        assert!(fleet.streams.found().now_or_never().is_none());
+        fleet.dns.set_addresses("authorize.test", &["127.0.1.51"]);
+        soon("authorize is found", fleet.streams.found()).await;
+        fleet.decided(4).await;
     })
     .await;
 }
