@@ -207,7 +207,7 @@ impl Lifecycle {
                 }
                 Err(error) => error.to_string(),
             };
-            if !lifecycle.shared.draining.is_cancelled() {
+            if lifecycle.phase() == Phase::Running {
                 lifecycle.crash(&name, &cause);
             }
         });

@@ -24,7 +24,7 @@ use files::WriteError;
 use idp::DemoIdp;
 use parts::{Part, PartError};
 use postern_common::tls::{PemError, TlsError, Trust, pem};
-use processes::{ProcessError, Processes};
+use processes::{Interrupt, ProcessError, Processes};
 use sample::{KeysError, Published, PublishedKeys};
 
 /// Of the certificate. OpenSSL takes no wildcard right below the top, so the demo's own names
@@ -159,19 +159,24 @@ pub async fn run(args: DemoArgs) -> Result<(), DemoError> {
     let provider = axum::serve(provider, idp::router(idp));
     let application = axum::serve(application, sample::router(Arc::new(keys)));
 
+    let mut interrupt = Interrupt::listen()?;
     let mut processes = Processes::start(args.services, &config, &directory, &places)?;
-    let supervise = async {
-        processes.ready().await?;
+    let failed = async {
+        if let Err(error) = processes.ready().await {
+            return error;
+        }
         text::print(&places, &config, &directory);
-        processes.until_interrupted().await
+        processes.ended().await
     };
-    tokio::select! {
-        result = supervise => result?,
+    let result = tokio::select! {
+        error = failed => Err(error),
+        () = interrupt.came() => Ok(()),
         // Neither server ends by itself.
-        _ = provider.into_future() => {}
-        _ = application.into_future() => {}
-    }
-    Ok(())
+        _ = provider.into_future() => Ok(()),
+        _ = application.into_future() => Ok(()),
+    };
+    processes.stop().await;
+    Ok(result?)
 }
 
 impl Places {

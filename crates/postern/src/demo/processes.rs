@@ -11,7 +11,7 @@ use postern_common::config::Service;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Layout, Places, Ports};
@@ -94,30 +94,22 @@ impl Processes {
         Ok(())
     }
 
-    /// Waits for Ctrl-C or SIGTERM and passes it on; fails when a process ends before.
-    pub async fn until_interrupted(&mut self) -> Result<(), ProcessError> {
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(ProcessError::Signals)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(ProcessError::Signals)?;
-        let ended = futures::future::select_all(self.0.iter_mut().map(|process| {
+    /// Returns when one of them has ended, well or not: the demo without it is over.
+    pub async fn ended(&mut self) -> ProcessError {
+        let ended = self.0.iter_mut().map(|process| {
             Box::pin(async {
-                // Whether it ended well or not: the demo without it is over.
                 let _ = process.child.wait().await;
                 ProcessError::Ended {
                     name: process.name.clone(),
                     log: process.log.clone(),
                 }
             })
-        }));
-        let result = tokio::select! {
-            _ = interrupt.recv() => Ok(()),
-            _ = terminate.recv() => Ok(()),
-            (error, _, _) = ended => Err(error),
-        };
-        self.stop().await;
-        result
+        });
+        futures::future::select_all(ended).await.0
     }
 
-    async fn stop(&mut self) {
+    /// Lets them drain.
+    pub async fn stop(&mut self) {
         for process in &self.0 {
             if let Some(pid) = process.child.id() {
                 // The drain that an orchestrator would ask for.
@@ -128,6 +120,29 @@ impl Processes {
             if timeout(STOP, process.child.wait()).await.is_err() {
                 let _ = process.child.kill().await;
             }
+        }
+    }
+}
+
+/// Ctrl-C or SIGTERM. Listen before there are processes that could be left behind.
+pub struct Interrupt {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interrupt {
+    pub fn listen() -> Result<Self, ProcessError> {
+        let listen = |kind| signal(kind).map_err(ProcessError::Signals);
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
+    }
+
+    pub async fn came(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
     }
 }
