@@ -15,6 +15,7 @@ declare -A package=(
     [openssl]=openssl
     [busybox]=busybox-static
     [systemd-analyze]=systemd
+    [dpkg-deb]=dpkg
 )
 
 have() {
@@ -43,7 +44,7 @@ fi
 
 # What this project did not write: an OpenID provider, a gRPC client, a JWT library, a Rego engine.
 venv=.tools/python
-if ! "$venv/bin/python" -c 'import oidc_provider_mock, grpc, grpc_tools, jwt, check_jsonschema, kubernetes_validate, pytest, regopy, yaml' 2>/dev/null; then
+if ! "$venv/bin/python" -c 'import oidc_provider_mock, grpc, grpc_tools, jwt, check_jsonschema, cyclonedx, kubernetes_validate, pytest, regopy, yaml' 2>/dev/null; then
     python3 -m venv "$venv"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 fi

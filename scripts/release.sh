@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Everything that a release consists of, into dist/: tarballs, a Debian package, the Helm chart, an SBOM
-# and checksums. Takes this machine's architecture and, where its target and linker are installed, arm64.
-# The same commit gives the same tarballs.
+# Everything that a release consists of, into dist/: a tarball, a Debian package and an SBOM for this
+# machine's architecture and, where its target and linker are installed, arm64; the Helm chart and checksums.
+# The same commit and toolchain give the same files.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -37,32 +37,26 @@ tarball() {
     rm -r "$root"
 }
 
+# release TARGET ARCHITECTURE DEBIAN-ARCHITECTURE
+release() {
+    build "$1"
+    tarball "$1" "$2"
+    scripts/sbom.py "$1" "${programs[@]}" >"dist/postern-$version-linux-$2.cdx.json"
+    if have dpkg-deb; then scripts/deb.sh "$target_directory/$1/release" "$3" dist >/dev/null
+    else left_out+=("the Debian package for $3: needs dpkg-deb"); fi
+}
+
 host=$(rustc -vV | sed -n 's/^host: //p')
-build "$host"
-tarball "$host" "${host%%-*}"
+case "${host%%-*}" in x86_64) debian=amd64 ;; aarch64) debian=arm64 ;; *) debian=${host%%-*} ;; esac
+release "$host" "${host%%-*}" "$debian"
 arm=aarch64-unknown-linux-gnu
 if [ "$host" != "$arm" ]; then
     if have aarch64-linux-gnu-gcc && [ -d "$(rustc --print sysroot)/lib/rustlib/$arm" ]; then
         export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
-        build "$arm"
-        tarball "$arm" aarch64
+        release "$arm" aarch64 arm64
     else
         left_out+=("linux/arm64: needs 'rustup target add $arm' and Debian's gcc-aarch64-linux-gnu")
     fi
-fi
-
-if cargo deb --version >/dev/null 2>&1; then
-    RUSTFLAGS="$flags" cargo deb --package postern --no-build --target "$host" --output dist/
-else
-    left_out+=("the Debian package: needs 'cargo install --locked cargo-deb'")
-fi
-
-if cargo cyclonedx --version >/dev/null 2>&1; then
-    cargo cyclonedx --quiet --format json --manifest-path crates/postern/Cargo.toml --override-filename "postern-$version.cdx"
-    mv "crates/postern/postern-$version.cdx.json" dist/
-    find crates -name "postern-$version.cdx.json" -delete
-else
-    left_out+=("the SBOM: needs 'cargo install --locked cargo-cyclonedx'")
 fi
 
 helm=$(command -v helm || echo .tools/bin/helm)
