@@ -57,7 +57,7 @@ Version: $version
 Architecture: $architecture
 Maintainer: $maintainer
 Installed-Size: $size
-Depends: systemd
+Depends: procps, systemd
 Recommends: ca-certificates
 Section: net
 Priority: optional

@@ -16,6 +16,8 @@ declare -A package=(
     [busybox]=busybox-static
     [systemd-analyze]=systemd
     [dpkg-deb]=dpkg
+    [mmdebstrap]=mmdebstrap
+    [strip]=binutils
 )
 
 have() {

@@ -26,14 +26,19 @@ def docker(*arguments):
 LOCAL = ["postern-local/haproxy", "postern-local/postgres"]
 
 
-def needed():
-    """Leaves the test out, aloud, where no engine answers; elsewhere brings the images it takes."""
+def reached():
+    """Leaves the test out, aloud, where no engine answers."""
     if run("docker", "version")[0] != 0:
         note = "deploy: containers are not run: no Docker engine can be reached"
         if "POSTERN_TESTS_LEFT_OUT" in os.environ:
             with open(os.environ["POSTERN_TESTS_LEFT_OUT"], "a") as file:
                 file.write(note + "\n")
         pytest.skip(note)
+
+
+def needed():
+    """Leaves the test out where no engine answers; elsewhere brings the images it takes."""
+    reached()
     for image in IMAGES:
         assert docker("images", "--quiet", f"postern/{image}"), "the images are not built; run `just images`"
     if not all(docker("images", "--quiet", image) for image in LOCAL):
