@@ -104,9 +104,10 @@ class Load:
     """People who are signed in and go on asking: half of them on connections that stay, half on new
     ones. It ends with the `with` block."""
 
-    def __init__(self, person, url, workers=6, again=False):
-        # `again`: a request whose connection broke is sent once more, as browsers do.
-        self.person, self.url, self.again = person, url, again
+    def __init__(self, person, url, workers=6, says="", again=False):
+        # `says`: what stands in a right answer. `again`: a request whose connection broke is sent once more,
+        # as browsers do.
+        self.person, self.url, self.says, self.again = person, url, says, again
         self.outcomes, self.slowest, self.lock = Counter(), 0.0, threading.Lock()
         self.stop = threading.Event()
         self.threads = [threading.Thread(target=self.work, args=(n % 2 == 0,), daemon=True) for n in range(workers)]
@@ -141,7 +142,7 @@ class Load:
     def ask(self, client):
         try:
             answer = client.get(self.url, follow_redirects=False)
-            return answer.status_code
+            return answer.status_code if self.says in answer.text else f"{answer.status_code}: {answer.text}"
         except httpx.HTTPError as error:
             return f"{type(error).__name__}: {error}"
 

@@ -1,4 +1,4 @@
-"""deploy/compose/ha on a real engine: sign in, kill one of each, replace all."""
+"""deploy/compose/ha on a real engine: sign in, kill one of each, cut off one of each, replace all."""
 
 import pytest
 from conftest import ROOT, SERVICES, run
@@ -7,6 +7,8 @@ from engine import Load, Names, Person, address, docker, needed, until
 HA = ROOT / "deploy/compose/ha"
 SITE = "https://httpbin.localhost.pomerium.io/get"
 PROJECT = "postern-ha"
+# Each container from the others, and the database from who asks it.
+CUTS = [*[(service, "services") for service in SERVICES], ("databroker", "records"), ("postgres", "records")]
 
 
 def containers(service):
@@ -50,7 +52,7 @@ def deployment(monkeypatch):
         run(HA / "run.sh", "down", "--volumes")
 
 
-def test_it_survives_kills_and_upgrades(deployment):
+def test_it_survives_kills_cuts_and_upgrades(deployment):
     ann = Person(HA / "secrets/internal-ca.crt")
     greeted = ann.sign_in(SITE)
     assert greeted.status_code == 200 and "Hello, Ann" in greeted.text, greeted.text
@@ -58,7 +60,7 @@ def test_it_survives_kills_and_upgrades(deployment):
     # A container that dies: what was on its way through a dead proxy is asked again by browsers;
     # of the other services' deaths nobody hears at all.
     for service in SERVICES:
-        with Load(ann, SITE, again=service == "proxy") as load:
+        with Load(ann, SITE, says="Hello, Ann", again=service == "proxy") as load:
             victim = containers(service)[0]
             docker("kill", victim)
             load.goes_on()
@@ -68,7 +70,18 @@ def test_it_survives_kills_and_upgrades(deployment):
             load.goes_on()
         assert set(load.outcomes) == {200}, f"killed {service}: {load.outcomes}"
 
-    with Load(ann, SITE) as load:
+    # A container that is cut off: nothing answers and nothing refuses, on connections that are open, too.
+    for service, network in CUTS:
+        with Load(ann, SITE, says="Hello, Ann", again=service == "proxy") as load:
+            victim = containers(service)[0]
+            docker("network", "disconnect", f"{PROJECT}_{network}", victim)
+            load.goes_on(200)
+            docker("network", "connect", "--alias", service, f"{PROJECT}_{network}", victim)
+            until("all to be healthy again", lambda: all(healthy(service) == 2 for service in SERVICES))
+            load.goes_on()
+        assert set(load.outcomes) == {200}, f"cut off {service} from {network}: {load.outcomes}"
+
+    with Load(ann, SITE, says="Hello, Ann") as load:
         before = {service: set(containers(service)) for service in SERVICES}
         code, out, err = run(HA / "run.sh", "upgrade", timeout=300)
         assert code == 0, out + err
@@ -79,7 +92,7 @@ def test_it_survives_kills_and_upgrades(deployment):
 
     # Sessions outlive the database's container, too.
     [postgres] = containers("postgres")
-    with Load(ann, SITE) as load:
+    with Load(ann, SITE, says="Hello, Ann") as load:
         docker("restart", postgres)
         until("databroker to be ready again", lambda: healthy("databroker") == 2)
         load.goes_on()

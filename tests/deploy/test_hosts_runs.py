@@ -8,7 +8,7 @@ from conftest import POSTERN, ROOT, SERVICES, run
 from engine import Load, Names, Person, address, docker, reached, until
 from test_hosts import UNITS
 
-IMAGE = "postern-local/systemd"
+IMAGE = "postern-local/systemd-procps"
 HOST = "postern-host"
 DOMAIN = "localhost.pomerium.io"
 SITE = f"https://app.{DOMAIN}/get"
@@ -48,20 +48,18 @@ postern check --strict config.yaml
 """
 
 
-def image():
+def image(folder):
     """Debian, or what else this machine runs, with little but systemd."""
-    archive = ROOT / ".tools/systemd-procps.tar"
-    if not archive.exists():
-        unfinished = archive.with_suffix(".unfinished.tar")
-        unneeded = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ["doc", "man", "locale"]]
-        code, out, err = run(
-            "sh", "-c", '. /etc/os-release && exec mmdebstrap "$@" "$VERSION_CODENAME" "$0"', unfinished,
-            "--quiet", "--variant=essential", "--include=procps,systemd", "--dpkgopt=force-unsafe-io", *unneeded,
-            timeout=300,
-        )  # fmt: skip
-        assert code == 0, out + err
-        unfinished.rename(archive)
-    docker("import", archive, IMAGE)
+    if docker("images", "--quiet", IMAGE):
+        return
+    unneeded = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ["doc", "man", "locale"]]
+    code, out, err = run(
+        "sh", "-c", '. /etc/os-release && exec mmdebstrap "$@" "$VERSION_CODENAME" "$0"', folder / "root.tar",
+        "--quiet", "--variant=essential", "--include=procps,systemd", "--dpkgopt=force-unsafe-io", *unneeded,
+        timeout=300,
+    )  # fmt: skip
+    assert code == 0, out + err
+    docker("import", folder / "root.tar", IMAGE)
 
 
 def on_host(*command, check=True):
@@ -106,7 +104,7 @@ def package(tmp_path_factory):
 def ann(package, tmp_path_factory):
     """Somebody whose browser finds the host, on which everything is installed and nothing runs yet."""
     tmp_path = tmp_path_factory.mktemp("host")
-    image()
+    image(tmp_path)
     run("docker", "rm", "--force", HOST)
     names = ["app", "authenticate", "services", "idp", "upstream"]
     docker(
