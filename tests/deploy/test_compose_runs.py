@@ -57,6 +57,9 @@ def test_it_survives_kills_cuts_and_upgrades(deployment):
     greeted = ann.sign_in(SITE)
     assert greeted.status_code == 200 and "Hello, Ann" in greeted.text, greeted.text
 
+    code, out, err = run(HA / "run.sh", "doctor")
+    assert code == 0 and " 0 errors, 0 warnings" in out, out + err
+
     # A container that dies: what was on its way through a dead proxy is asked again by browsers;
     # of the other services' deaths nobody hears at all.
     for service in SERVICES:

@@ -2,6 +2,7 @@
 # A highly available deployment on this machine's Docker engine.
 #   run.sh up [--scale SERVICE=N]…   make what is missing in secrets/, start, wait until all is healthy
 #   run.sh upgrade                   replace each container by one of the image named now, service by service
+#   run.sh doctor                    say what is wrong with it, as seen from where a proxy runs
 #   run.sh down [--volumes]          stop and remove it, with --volumes the records too
 # DEMO=no leaves out the demo's identity provider and upstream. The environment, or a file .env here,
 # names images (POSTERN_REGISTRY, POSTERN_TAG, HAPROXY_IMAGE, POSTGRES_IMAGE) and ports of the host
@@ -101,12 +102,18 @@ up)
     fi
     ;;
 upgrade) upgrade ;;
+doctor)
+    proxy=$(containers proxy | sed -n 1p)
+    docker run --rm --network postern-ha_services --volumes-from "$proxy" --env SERVICES=proxy \
+        --env-file <(docker inspect --format '{{range .Config.Env}}{{println .}}{{end}}' "$proxy") \
+        "$registry/postern:$tag" doctor /etc/postern/config.yaml
+    ;;
 down)
     shift
     compose down --remove-orphans "$@"
     ;;
 *)
-    echo "usage: run.sh up [--scale SERVICE=N]… | upgrade | down [--volumes]" >&2
+    echo "usage: run.sh up [--scale SERVICE=N]… | upgrade | doctor | down [--volumes]" >&2
     exit 2
     ;;
 esac
