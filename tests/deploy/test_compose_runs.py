@@ -35,7 +35,7 @@ def deployment(monkeypatch):
         "PROVIDER_PORT": "0",
     }.items():
         monkeypatch.setenv(name, value)
-    run(HA / "run.sh", "down", "--volumes")
+    run(HA / "run.sh", "down", "--volumes", "--timeout", "1")
     code, out, err = run(HA / "run.sh", "up", timeout=300)
     try:
         assert code == 0, out + err
@@ -49,7 +49,7 @@ def deployment(monkeypatch):
         )
         yield
     finally:
-        run(HA / "run.sh", "down", "--volumes")
+        run(HA / "run.sh", "down", "--volumes", "--timeout", "1")
 
 
 def test_it_survives_kills_cuts_and_upgrades(deployment):
@@ -78,7 +78,7 @@ def test_it_survives_kills_cuts_and_upgrades(deployment):
         with Load(ann, SITE, says="Hello, Ann", again=service == "proxy") as load:
             victim = containers(service)[0]
             docker("network", "disconnect", f"{PROJECT}_{network}", victim)
-            load.goes_on(200)
+            load.goes_on(120)
             docker("network", "connect", "--alias", service, f"{PROJECT}_{network}", victim)
             until("all to be healthy again", lambda: all(healthy(service) == 2 for service in SERVICES))
             load.goes_on()
