@@ -60,7 +60,13 @@ if [ "$host" != "$arm" ]; then
 fi
 
 helm=$(command -v helm || echo .tools/bin/helm)
-if have "$helm"; then "$helm" package --destination dist deploy/helm/postern >/dev/null
+if have "$helm"; then
+    # Helm packs the times of the files, which are those of the checkout.
+    chart=$(mktemp -d)
+    cp -r deploy/helm/postern "$chart"
+    find "$chart" -exec touch --date="@$SOURCE_DATE_EPOCH" {} +
+    "$helm" package --destination dist "$chart/postern" >/dev/null
+    rm -r "$chart"
 else left_out+=("the Helm chart: needs helm"); fi
 
 (cd dist && sha256sum -- * >SHA256SUMS && cat SHA256SUMS)
