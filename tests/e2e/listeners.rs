@@ -234,6 +234,38 @@ fn errors(said: &str) -> Vec<&str> {
         .collect()
 }
 
+/// Where authenticate has a process, and perhaps a host, of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn authenticate_alone_sends_clear_text_to_https() {
+    let site = Site::new();
+    let address = || format!("127.0.0.1:{}", ports::row(1));
+    let (public, clear) = (address(), address());
+    let config = format!("{WEB}databroker_service_url: http://127.0.0.1:1\n");
+    let environment = [
+        ("ADDRESS", public.as_str()),
+        ("HTTP_REDIRECT_ADDR", clear.as_str()),
+    ];
+    let mut program = Program::start(&site, "postern-authenticate", &config, &environment);
+    program
+        .until_ready_says("200", |answer| answer.status == 200)
+        .await;
+    let ask = async |path: &str| {
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: auth.corp.test\r\nConnection: close\r\n\r\n");
+        let mut stream = TcpStream::connect(&clear).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let sent = ask("/.pomerium/?x=1").await;
+    assert!(sent.starts_with("HTTP/1.1 301"), "{sent}");
+    let location = "location: https://auth.corp.test/.pomerium/?x=1\r\n";
+    assert!(sent.contains(location), "{sent}");
+    let healthy = ask("/healthz").await;
+    assert!(healthy.starts_with("HTTP/1.1 200"), "{healthy}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn c55_a_low_port_without_the_right_is_told_in_one_line() {
     let test = "c55_a_low_port_without_the_right_is_told_in_one_line";

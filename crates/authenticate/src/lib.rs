@@ -39,6 +39,7 @@ use arc_swap::ArcSwap;
 use postern_common::config::Config;
 use postern_common::lifecycle::Lifecycle;
 use postern_common::net::listen::{ListenError, listen};
+use postern_common::net::to_https;
 use postern_common::rpc::token::TokenKeys;
 use postern_common::rpc::transport::Transport;
 use postern_common::tls::TlsError;
@@ -135,6 +136,11 @@ pub fn run(
     let listener = listen("address", address, current.listen.share)?;
     let listener =
         TcpListener::from_std(listener).map_err(|source| RunError::Register { address, source })?;
+    if let Some(address) = current.listen.http_redirect {
+        let listener = listen("http_redirect_addr", address, current.listen.share)?;
+        let (config, serving) = (config.clone(), lifecycle.clone());
+        lifecycle.spawn(async move { to_https::serve(listener, config, &serving).await });
+    }
     let service = Authenticate::new(current, databroker, http);
     let router = router(Arc::clone(&service));
     let (followed, serving) = (lifecycle.clone(), lifecycle.clone());

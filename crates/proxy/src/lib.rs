@@ -38,7 +38,6 @@ mod metrics;
 mod open;
 mod permit;
 pub mod proxy_protocol;
-mod redirect_listener;
 mod refuse;
 mod remote;
 mod request;

@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use postern_common::config::{Config, DnsOptions};
 use postern_common::lifecycle::{Lifecycle, NotReady, Phase, descriptors};
 use postern_common::net::accept::Failures;
+use postern_common::net::to_https;
 use postern_common::net::{LookupError, Resolver};
 use postern_common::rpc::Transport;
 use postern_common::rpc::token::TokenKeys;
@@ -34,7 +35,7 @@ use crate::revisit::Pace;
 use crate::snapshot::Snapshot;
 use crate::upstream::directory::{Directory, Settings};
 use crate::upstream::pool::Pool;
-use crate::{limits, listener, redirect_listener, revisit};
+use crate::{limits, listener, revisit};
 
 /// Name of this part for readiness and health.
 pub const PART: &str = "proxy";
@@ -133,7 +134,8 @@ pub async fn run_on(
     });
     let address = listeners.address();
     if let Some(listener) = listeners.redirect {
-        lifecycle.spawn(redirect_listener::serve(listener, Arc::clone(&shared)));
+        let (config, life) = (config.clone(), lifecycle.clone());
+        lifecycle.spawn(async move { to_https::serve(listener, config, &life).await });
     }
     let mut ended = Vec::new();
     let starting = Arc::new(starting);

@@ -201,7 +201,7 @@ fn config(load: &mut Load<'_>, map: &Map, origin: &Origin) -> Option<Config> {
     let metrics = observe::metrics(load, root);
     if let Some(listen) = &listen {
         let metrics = metrics.as_ref().map(|metrics| metrics.address);
-        services::clashes(load, root, listen, &services, metrics);
+        services::clashes(load, root, listen, metrics);
     }
     let branding = observe::branding(load, root);
     let flags = observe::flags(load, root);

@@ -161,12 +161,10 @@ impl Config {
     /// Every listener of this process: the key and its address.
     pub fn listeners(&self) -> Vec<(&'static str, SocketAddr)> {
         let listen = &self.listen;
-        let redirect = listen.http_redirect;
-        let redirect = redirect.filter(|_| self.services.contains(Service::Proxy));
         [
             ("address", listen.public),
             ("grpc_address", listen.grpc),
-            ("http_redirect_addr", redirect),
+            ("http_redirect_addr", listen.http_redirect),
             (
                 "metrics_address",
                 self.metrics.as_ref().map(|it| it.address),
@@ -206,7 +204,7 @@ pub struct Listen {
     /// `grpc_address`: authorize and databroker. `None` when neither runs here, or when an
     /// all-in-one process has been told to keep it shut.
     pub grpc: Option<SocketAddr>,
-    /// `http_redirect_addr`.
+    /// `http_redirect_addr`. `None` when neither proxy nor authenticate runs here.
     pub http_redirect: Option<SocketAddr>,
     /// `health_check_addr`.
     pub health: SocketAddr,

@@ -10,6 +10,7 @@ pub mod resolver;
 pub mod served;
 #[cfg(test)]
 pub(crate) mod test_dns;
+pub mod to_https;
 
 pub use connect::{ConnectError, Stream};
 pub use local::LocalExecutor;

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use postern_common::config::{Config, Service};
+use postern_common::config::Config;
 use postern_common::net::connect::connect;
 use postern_common::net::listen::{ListenError, try_port};
 use serde_json::Value;
@@ -19,13 +19,10 @@ const NEAR: Duration = Duration::from_secs(1);
 
 pub async fn check(config: &Config) -> Vec<Finding> {
     let listen = &config.listen;
-    let redirect = listen
-        .http_redirect
-        .filter(|_| config.services.contains(Service::Proxy));
     let wanted = [
         ("address", listen.public),
         ("grpc_address", listen.grpc),
-        ("http_redirect_addr", redirect),
+        ("http_redirect_addr", listen.http_redirect),
         (
             "metrics_address",
             config.metrics.as_ref().map(|it| it.address),

@@ -122,7 +122,8 @@ pub fn listen(
             Some(address_of(load, "http_redirect_addr", &text, Some(80))?)
         }
         None => None,
-    };
+    }
+    .filter(|_| serves_web(services));
     let health = match root.text(load, "health_check_addr") {
         Some(text) => address_of(load, "health_check_addr", &text, None)?,
         None => SocketAddr::from((Ipv4Addr::LOCALHOST, 28080)),
@@ -215,16 +216,12 @@ pub fn clashes(
     load: &mut Load<'_>,
     root: Section<'_>,
     listen: &Listen,
-    services: &Services,
     metrics: Option<SocketAddr>,
 ) {
-    let redirect = listen
-        .http_redirect
-        .filter(|_| services.contains(Service::Proxy));
     let listeners = [
         ("address", listen.public),
         ("grpc_address", listen.grpc),
-        ("http_redirect_addr", redirect),
+        ("http_redirect_addr", listen.http_redirect),
         ("metrics_address", metrics),
         ("health_check_addr", Some(listen.health)),
     ];

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, LOCATION};
@@ -12,17 +13,20 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use postern_common::authz::Scheme;
-use postern_common::lifecycle::Phase;
-use postern_common::net::accept::{Bounds, accept};
-use postern_common::net::in_use::{InUse, Patience};
-use postern_common::net::served;
-use postern_common::route::{RawTarget, Target, authority_of};
-use postern_common::web::credentials::without_session;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
-use crate::core::Shared;
-use crate::limits;
+use super::accept::{Bounds, accept};
+use super::in_use::{InUse, Patience};
+use super::served;
+use crate::authz::Scheme;
+use crate::config::{Config, PathNormalization};
+use crate::lifecycle::{Lifecycle, Phase};
+use crate::route::{RawTarget, Target, authority_of};
+use crate::web::credentials::without_session;
+
+/// From the first byte of a request's head to its last.
+const HEAD: Duration = Duration::from_secs(15);
 
 /// Each carries next to nothing.
 const BOUNDS: Bounds = Bounds {
@@ -32,33 +36,36 @@ const BOUNDS: Bounds = Bounds {
 
 /// The head of a request takes no longer either, between two of them as well.
 const PATIENCE: Patience = Patience {
-    first_call: limits::HEAD,
-    idle: limits::HEAD,
+    first_call: HEAD,
+    idle: HEAD,
 };
 
 /// Serves until the listeners close.
-pub(crate) async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) {
+pub async fn serve(
+    listener: std::net::TcpListener,
+    config: watch::Receiver<Arc<Config>>,
+    lifecycle: &Lifecycle,
+) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "http_redirect_addr cannot be served"),
     };
-    let lifecycle = shared.lifecycle.clone();
-    accept(listener, BOUNDS, &lifecycle, |stream, _| {
-        let shared = Arc::clone(&shared);
+    accept(listener, BOUNDS, lifecycle, |stream, _| {
+        let (config, lifecycle) = (config.clone(), lifecycle.clone());
         async move {
-            let (lifecycle, in_use) = (shared.lifecycle.clone(), InUse::new());
+            let in_use = InUse::new();
             let calls = Arc::clone(&in_use);
+            let draining = lifecycle.clone();
             let service = service_fn(move |request| {
-                let (shared, call) = (Arc::clone(&shared), calls.call());
-                async move {
-                    let answer = answer(&shared, &request);
-                    drop(call);
-                    Ok::<_, Infallible>(answer)
-                }
+                let call = calls.call();
+                let paths = config.borrow().http.path;
+                let answer = answer(&request, paths, draining.phase() >= Phase::Draining);
+                drop(call);
+                std::future::ready(Ok::<_, Infallible>(answer))
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(limits::HEAD)
+                .header_read_timeout(HEAD)
                 .serve_connection(TokioIo::new(stream), service);
             let shut =
                 |connection: Pin<&mut http1::Connection<_, _>>| connection.graceful_shutdown();
@@ -70,9 +77,12 @@ pub(crate) async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) 
     .await;
 }
 
-fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let draining = shared.lifecycle.phase() >= Phase::Draining;
-    let mut response = redirect(shared, request, draining);
+fn answer(
+    request: &Request<Incoming>,
+    paths: PathNormalization,
+    draining: bool,
+) -> Response<Full<Bytes>> {
+    let mut response = redirect(request, paths, draining);
     if draining {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
@@ -80,8 +90,11 @@ fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>>
     response
 }
 
-fn redirect(shared: &Shared, request: &Request<Incoming>, draining: bool) -> Response<Full<Bytes>> {
-    let snapshot = shared.snapshot.load();
+fn redirect(
+    request: &Request<Incoming>,
+    paths: PathNormalization,
+    draining: bool,
+) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     let path = request.uri().path();
     if matches!(path, "/ping" | "/healthz") {
@@ -104,7 +117,7 @@ fn redirect(shared: &Shared, request: &Request<Incoming>, draining: bool) -> Res
                 authority,
                 uri: request.uri(),
             };
-            let target = Target::parse(raw, snapshot.config.http.path).ok()?;
+            let target = Target::parse(raw, paths).ok()?;
             (!target.is_tunnel()).then(|| https(&target))
         });
     match location.and_then(|location| HeaderValue::try_from(location).ok()) {
