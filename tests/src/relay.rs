@@ -102,7 +102,8 @@ impl Relay {
         self.targets.iter().all(ready)
     }
 
-    /// What happens from now on. Connections that met a silent relay stay lost afterwards.
+    /// What happens from now on. Connections that met a silent relay stay lost afterwards, those
+    /// that were made meanwhile too.
     pub fn set(&self, way: Way) {
         self.link.send_modify(|link| {
             link.way = way;
@@ -145,12 +146,10 @@ async fn carry(
     mut link: watch::Receiver<Link>,
 ) -> std::io::Result<()> {
     client.set_nodelay(true)?;
-    let now = link
-        .wait_for(|link| link.way != Way::Silent)
-        .await
-        .map_err(std::io::Error::other)?
-        .to_owned();
-    if now.way == Way::Cut {
+    let now = *link.borrow();
+    if now.way != Way::Open {
+        // Without the relay there is nobody left who could be told.
+        let _ = link.wait_for(|link| link.way == Way::Cut).await;
         return reset(&client);
     }
     let Some(mut server) = connect(targets, turn).await else {

@@ -109,7 +109,7 @@ pub struct ProbeTiming {
 impl Default for ProbeTiming {
     fn default() -> Self {
         Self {
-            first_patience: Duration::from_secs(2),
+            first_patience: Duration::from_secs(1),
             quick_interval: Duration::from_secs(1),
             quick_patience: Duration::from_secs(1),
             slow_interval: Duration::from_secs(10),

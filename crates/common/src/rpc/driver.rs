@@ -38,7 +38,7 @@ use super::version::{Skew, skew};
 use crate::telemetry::log::chain;
 
 /// TCP, TLS and the HTTP/2 preface together.
-const CONNECT: Duration = Duration::from_secs(2);
+pub(super) const CONNECT: Duration = Duration::from_secs(2);
 /// How long calls may go on over a connection that the configuration has replaced.
 const FAREWELL: Duration = Duration::from_secs(30);
 /// Answers of a Pomerium carry this.

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 /// First pause before another attempt to connect; it doubles with each failure in a row.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// Longest pause: a peer that comes back is found within a second.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause. With the limits of an attempt it decides how soon a peer is found again after the
+/// network has lost everything for a while: see `found_again_within_two_seconds`.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Where an endpoint is. Only [`State::Ready`] gets calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,7 +112,7 @@ pub fn next(state: State, event: Event, now: Instant, jitter: f64) -> State {
 
 const SILENT: &str = "does not answer on an open connection";
 
-/// 100 ms, 200 ms, … up to a second, each a fifth more or less.
+/// 100 ms, 200 ms, … up to half a second, each a fifth more or less.
 fn pause(failures: u32, jitter: f64) -> Duration {
     let doublings = failures.saturating_sub(1).min(8);
     let pause = FIRST_PAUSE

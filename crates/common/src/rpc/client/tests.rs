@@ -20,7 +20,10 @@ use crate::net::test_dns::options;
 use crate::tls::tests::{Authority, serving};
 use crate::tls::{Alpn, Certificate, client_config, server_config};
 
-const SOON: Duration = Duration::from_secs(10);
+/// Far beyond what anything here takes: a busy machine must not look like a fault.
+const SOON: Duration = Duration::from_secs(60);
+/// What is silent for longer counts as gone. Tests that freeze something wait for it.
+const PATIENCE: Duration = Duration::from_secs(2);
 const HEALTH: &str = "pomerium-test";
 
 /// A server on a thread of its own, so that it can be frozen and killed like a process.
@@ -120,11 +123,15 @@ fn config(dns: &TestDns, url: &str) -> RemoteConfig {
         service: HEALTH.to_owned(),
         keys: None,
         resolver: Resolver::new(options).unwrap(),
-        calls: CallTiming::default(),
+        calls: CallTiming {
+            wait_for_endpoint: SOON,
+            answer: SOON,
+            ..CallTiming::default()
+        },
         probes: ProbeTiming {
-            first_patience: Duration::from_millis(500),
+            first_patience: PATIENCE,
             quick_interval: Duration::from_millis(50),
-            quick_patience: Duration::from_millis(500),
+            quick_patience: PATIENCE,
             ..ProbeTiming::default()
         },
         metrics: CallMetrics::default(),
@@ -167,11 +174,22 @@ fn counted(transport: &Transport, count: impl Fn(&CallCounts) -> &Counter) -> u6
 }
 
 async fn pair(dns: &TestDns, first: &str, second: &str) -> (Replica, Replica, Transport) {
+    pair_called(dns, first, second, config(dns, "http://svc.test:1").calls).await
+}
+
+async fn pair_called(
+    dns: &TestDns,
+    first: &str,
+    second: &str,
+    calls: CallTiming,
+) -> (Replica, Replica, Transport) {
     let one = Replica::start(&format!("{first}:0"));
     let port = one.address.port();
     let two = Replica::start(&format!("{second}:{port}"));
     dns.set_addresses("svc.test", &[first, second]);
-    let transport = Transport::remote(config(dns, &format!("http://svc.test:{port}"))).unwrap();
+    let mut config = config(dns, &format!("http://svc.test:{port}"));
+    config.calls = calls;
+    let transport = Transport::remote(config).unwrap();
     until_ready(&transport, 2).await;
     (one, two, transport)
 }
@@ -357,7 +375,8 @@ async fn health_decides_who_gets_calls() {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_nobody_ready_a_call_fails_closed_in_time() {
     let dns = TestDns::start().await;
-    let (mut one, mut two, transport) = pair(&dns, "127.0.0.61", "127.0.0.62").await;
+    let (mut one, mut two, transport) =
+        pair_called(&dns, "127.0.0.61", "127.0.0.62", CallTiming::default()).await;
     let mut also = config(&dns, &format!("http://svc.test:{}", one.address.port()));
     also.parts = Parts::default();
     let parts = also.parts.clone();
@@ -390,11 +409,7 @@ async fn with_nobody_ready_a_call_fails_closed_in_time() {
         told.contains("127.0.0.61") && told.contains("onnection refused"),
         "{told}"
     );
-    let took = start.elapsed();
-    assert!(
-        took >= Duration::from_millis(900) && took < SOON,
-        "{took:?}"
-    );
+    assert!(start.elapsed() >= Duration::from_millis(900));
 
     // A waiting call is served as soon as somebody is back.
     let address = one.address.to_string();
@@ -549,7 +564,8 @@ async fn server_that_says(
 
 /// The reason why the only endpoint of `config` gets no calls, once it has `part` in it, and that
 /// nothing is let through meanwhile.
-async fn refused_because(config: RemoteConfig, part: &str) -> String {
+async fn refused_because(mut config: RemoteConfig, part: &str) -> String {
+    config.calls = CallTiming::default();
     let parts = config.parts.clone();
     let name = format!("rpc.{}", config.service);
     let transport = Transport::remote(config).unwrap();
@@ -699,16 +715,26 @@ async fn other_versions_work_beside_ours_only_when_they_are_near() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_whose_calls_fail_is_left_out() {
     let dns = TestDns::start().await;
-    let (one, two, transport) = pair(&dns, "127.0.0.115", "127.0.0.116").await;
+    // Nobody is asked twice for being slow, which would count against the other one.
+    let calls = CallTiming {
+        second_question: SOON,
+        ..CallTiming::default()
+    };
+    let (one, two, transport) = pair_called(&dns, "127.0.0.115", "127.0.0.116", calls).await;
     one.service
         .unavailable
         .store(true, std::sync::atomic::Ordering::SeqCst);
-    // Every call is answered by the other one, and soon the first is not even asked.
+    let each = transport.each();
+    let of_one = |endpoint: &&Transport| endpoint.peer() == Some(one.address);
+    let at_one = each.iter().find(of_one).unwrap();
+    for _ in 0..5 {
+        assert!(!at_one.is_left_out());
+        let mut client = RegistryClient::new(at_one.clone());
+        assert!(client.list(all()).await.is_err());
+    }
+    assert!(at_one.is_left_out());
     assert_eq!(share(&transport, 100).await["127.0.0.116"], 100);
-    let asked = one.service.calls();
-    assert!(asked < 20, "{asked}");
-    share(&transport, 100).await;
-    assert_eq!(one.service.calls(), asked);
+    assert_eq!(one.service.calls(), 5, "it is not even asked");
     // When nobody can, somebody is asked all the same, and the answer is the servers' own.
     two.service
         .unavailable
