@@ -3,6 +3,7 @@
 //! Everything that a decision can say ends as a definite answer: what can't be decided is a 503,
 //! because Envoy would turn an error of the call into a 403.
 
+pub(crate) mod bounded;
 pub(crate) mod request;
 mod response;
 

@@ -63,6 +63,7 @@ pub use local::Local;
 
 use contacts::Contacts;
 use ext_authz::ExtAuthz;
+use ext_authz::bounded::{Bounded, UNDER_WAY};
 use metrics::Metrics;
 use records::KeepTokens;
 use replica::Replica;
@@ -124,7 +125,11 @@ impl Authorize {
         let routes = Routes::new(
             DecisionsServer::new(decisions).max_decoding_message_size(LARGEST_QUESTIONS),
         )
-        .add_service(AuthorizationServer::new(ExtAuthz::new(self.local())));
+        .add_service(Bounded::new(
+            AuthorizationServer::new(ExtAuthz::new(self.local())),
+            UNDER_WAY,
+            self.metrics.ext_authz_shed.clone(),
+        ));
         let open: &[&str] = match self.config.borrow().grpc.ext_authz {
             ExtAuthzCallers::OwnServicesOnly => &[],
             ExtAuthzCallers::Anyone => &[ext_authz::CHECK],

@@ -19,6 +19,8 @@ pub struct Metrics {
     pub header_evaluation_duration: Histogram,
     /// Questions that could not be decided.
     pub errors: Counter,
+    /// Questions of Envoys beyond as many as may be under way.
+    pub ext_authz_shed: Counter,
     pub bearer_created: Counter,
     pub bearer_cached: Counter,
     /// Records asked for one by one, because the copy did not have them.
@@ -72,6 +74,10 @@ impl Metrics {
             errors: count(
                 "postern_authorize_undecided",
                 "Requests that could not be decided about and got 503",
+            ),
+            ext_authz_shed: count(
+                "postern_authorize_ext_authz_shed",
+                "Questions of Envoys that got 503 at once, as others were under way",
             ),
             bearer_created: count(
                 "pomerium_config_idp_token_session_creator_sessions_created",

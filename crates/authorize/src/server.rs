@@ -3,13 +3,16 @@
 //! What waits goes into one message, in both directions. Nearly every question is answered at
 //! once; one that has to wait for the databroker does not hold up those behind it.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use postern_common::authz::{Revisit, wire};
+use postern_common::rpc::server::Peer;
 use postern_common::rpc::stubs::authorize as proto;
 use postern_common::rpc::stubs::authorize::decisions_server::Decisions;
 use tokio::sync::broadcast;
@@ -23,6 +26,10 @@ use crate::local::Local;
 /// Questions of one stream that wait for the databroker. No more are read until some are answered.
 const WAITING: usize = 1024;
 
+/// Streams on one connection. A proxy has one on each; who opens many must not multiply what may
+/// wait by them.
+const STREAMS: usize = 4;
+
 /// A stream ends by then. Proxies open the next one before they leave the old one, by themselves
 /// and sooner; who does not must not outlive a secret that was replaced.
 const MAX_AGE: Duration = Duration::from_secs(65 * 60);
@@ -35,11 +42,62 @@ const BATCH: usize = 64;
 pub struct Server {
     local: Arc<Local>,
     contacts: Arc<Contacts>,
+    streams: Arc<Streams>,
 }
 
 impl Server {
     pub fn new(local: Arc<Local>, contacts: Arc<Contacts>) -> Self {
-        Self { local, contacts }
+        Self {
+            local,
+            contacts,
+            streams: Arc::default(),
+        }
+    }
+}
+
+/// How many streams each connection has, by the address of its client.
+#[derive(Debug, Default)]
+struct Streams(Mutex<HashMap<SocketAddr, usize>>);
+
+/// One of a connection's streams, until it is dropped. Without a connection there is nothing to count.
+#[derive(Debug)]
+struct Stream {
+    streams: Arc<Streams>,
+    peer: Option<SocketAddr>,
+}
+
+impl Streams {
+    /// `None` when the connection has as many as it may.
+    fn open(self: &Arc<Self>, peer: Option<SocketAddr>) -> Option<Stream> {
+        if let Some(peer) = peer {
+            let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = open.entry(peer).or_default();
+            if *count >= STREAMS {
+                return None;
+            }
+            *count += 1;
+        }
+        Some(Stream {
+            streams: Arc::clone(self),
+            peer,
+        })
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let Some(peer) = self.peer else { return };
+        let mut open = self
+            .streams
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&peer) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&peer);
+            }
+        }
     }
 }
 
@@ -55,7 +113,13 @@ impl Decisions for Server {
         &self,
         request: Request<Streaming<proto::QuestionBatch>>,
     ) -> Result<Response<Answers>, Status> {
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+        let Some(stream) = self.streams.open(peer) else {
+            let why = format!("a connection may have {STREAMS} streams of decisions");
+            return Err(Status::resource_exhausted(why));
+        };
         let conversation = Conversation {
+            _stream: stream,
             revisits: self.local.revisits_now(),
             local: Arc::clone(&self.local),
             contact: self.contacts.begin(),
@@ -76,6 +140,7 @@ impl Decisions for Server {
 
 /// One proxy's stream.
 struct Conversation {
+    _stream: Stream,
     local: Arc<Local>,
     contact: Contact,
     revisits: broadcast::Receiver<Revisit>,
@@ -248,6 +313,23 @@ mod tests {
 
     fn session(n: usize) -> Revisit {
         Revisit::Session(format!("s{n}"))
+    }
+
+    #[test]
+    fn a_connection_has_a_few_streams_and_gets_them_back() {
+        let streams = Arc::new(Streams::default());
+        let (one, other) = (
+            Some(SocketAddr::from(([127, 0, 0, 1], 1))),
+            Some(SocketAddr::from(([127, 0, 0, 1], 2))),
+        );
+        let mut open: Vec<_> = (0..STREAMS).map(|_| streams.open(one).unwrap()).collect();
+        assert!(streams.open(one).is_none());
+        assert!(streams.open(other).is_some());
+        open.pop();
+        open.push(streams.open(one).unwrap());
+        assert!(streams.open(one).is_none());
+        open.clear();
+        assert!(streams.0.lock().unwrap().is_empty());
     }
 
     #[test]

@@ -169,10 +169,15 @@ fn refusal(deny: &Deny, request: &CheckRequest, look: &Look) -> Response<bytes::
 }
 
 fn denied(response: Response<bytes::Bytes>) -> proto::CheckResponse {
+    refused(response, Code::PermissionDenied)
+}
+
+/// What Envoy answers in our place. `code` is for those who read no further.
+pub fn refused(response: Response<bytes::Bytes>, code: Code) -> proto::CheckResponse {
     let (parts, body) = response.into_parts();
     proto::CheckResponse {
         status: Some(rpc::Status {
-            code: Code::PermissionDenied as i32,
+            code: code as i32,
             ..rpc::Status::default()
         }),
         http_response: Some(HttpResponse::DeniedResponse(proto::DeniedHttpResponse {
