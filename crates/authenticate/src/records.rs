@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
+use postern_common::rpc::WriteId;
 use postern_common::rpc::stubs::databroker::data_broker_service_client::DataBrokerServiceClient;
 use postern_common::rpc::stubs::databroker::{
     GetRequest, PatchRequest, PutRequest, PutResponse, Record, RenewLeaseRequest,
@@ -188,23 +189,27 @@ impl Records {
         }
     }
 
-    /// Whole records under ids of our own: written twice, they are the same.
+    /// Whole records under ids of our own.
     async fn put(&self, records: PutRequest) -> Result<PutResponse, Status> {
         let put = |mut client: Client, records| async move { client.put(records).await }.boxed();
         self.answered(records, put).await
     }
 
-    /// Makes a call that does no harm when it is made twice, again and again until there is an
-    /// answer: the databroker that had it may be gone, or its database may just be moving.
+    /// Makes a call again and again until there is an answer: the databroker that had it may be gone,
+    /// or its database may just be moving. What is written has an id, and is written once.
     async fn answered<M: Clone, T>(
         &self,
         message: M,
         call: fn(Client, Request<M>) -> BoxFuture<'static, Answer<T>>,
     ) -> Result<T, Status> {
         let begun = Instant::now();
+        let id = WriteId::random();
         loop {
             let left = DEADLINE.saturating_sub(begun.elapsed());
-            match call(self.client.clone(), within(left, message.clone())).await {
+            let mut request = within(left, message.clone());
+            // Of no meaning for what only reads.
+            id.attach(&mut request);
+            match call(self.client.clone(), request).await {
                 Ok(response) => return Ok(response.into_inner()),
                 Err(status) if may_pass(status.code()) && left > PAUSE => {
                     tokio::time::sleep(PAUSE).await;

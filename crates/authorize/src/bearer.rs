@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use jiff::{SignedDuration, Timestamp};
 use postern_common::config::{BearerTokenFormat, Config, RouteId};
 use postern_common::crypto::bearer_id::{TokenKind, session_id};
+use postern_common::rpc::WriteId;
 use postern_common::rpc::stubs::databroker::{PutRequest, Record};
 use postern_common::rpc::stubs::{session, user};
 use postern_identity::{
@@ -293,6 +294,7 @@ impl Bearers {
         ];
         let mut request = tonic::Request::new(PutRequest { records });
         request.set_timeout(gather.within);
+        WriteId::random().attach(&mut request);
         let written = self
             .replica
             .client()

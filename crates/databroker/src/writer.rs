@@ -162,10 +162,7 @@ async fn write(storage: &dyn Storage, batch: Vec<Job>, told: &RateLimit) {
 
 /// The bytes of an operation, if it is within the limits.
 fn measure(operation: &Operation) -> Result<usize, WriteError> {
-    let records = match operation {
-        Operation::Put(records) | Operation::Patch { records, .. } => records.as_slice(),
-        Operation::PutIf { record, .. } => std::slice::from_ref(record),
-    };
+    let records = operation.records();
     let mut total = 0;
     for record in records {
         for name in [&record.r#type, &record.id] {

@@ -26,6 +26,7 @@ use super::connection::Endpoint;
 use super::outlier;
 use super::patience::Patience;
 use super::transport::{Failure, TransportError, grpc_timeout};
+use super::write_id::HEADER as WRITE_ID;
 
 /// Calls that wait for an endpoint; one more fails at once.
 const MAX_WAITING: usize = 1000;
@@ -47,6 +48,14 @@ const REPEATABLE: &[&str] = &[
     "/grpc.health.v1.Health/Check",
     "/registry.Registry/List",
     "/registry.Registry/Watch",
+];
+
+/// Writes that do no harm when they are asked for twice, as long as they have a [`WriteId`].
+///
+/// [`WriteId`]: super::WriteId
+const NAMED_WRITES: &[&str] = &[
+    "/databroker.DataBrokerService/Patch",
+    "/databroker.DataBrokerService/Put",
 ];
 
 /// The index of the less burdened of two, each chosen at random from `loads`.
@@ -150,7 +159,7 @@ impl Balancer {
     ) -> Result<Response<Body>, TransportError> {
         let deadline = self.deadline(&request);
         let call = async {
-            if REPEATABLE.contains(&request.uri().path()) {
+            if self.is_repeatable(&request) {
                 self.call_repeatable(request).await
             } else {
                 self.call_once(request).await
@@ -158,6 +167,19 @@ impl Balancer {
         };
         let answer = tokio::time::timeout(deadline, call).await;
         answer.unwrap_or_else(|_| Err(self.late(deadline)))
+    }
+
+    fn is_repeatable(&self, request: &Request<Body>) -> bool {
+        let path = request.uri().path();
+        let named = NAMED_WRITES.contains(&path) && request.headers().contains_key(WRITE_ID);
+        REPEATABLE.contains(&path) || (named && self.is_all_postern())
+    }
+
+    /// Others would write twice.
+    fn is_all_postern(&self) -> bool {
+        let endpoints = self.endpoints.load();
+        let mut ready = endpoints.iter().filter(|one| one.ready().is_some());
+        ready.all(|one| one.about().version.is_some())
     }
 
     /// A call to this endpoint and no other.

@@ -19,6 +19,7 @@ pub mod stubs;
 pub mod token;
 pub mod transport;
 mod version;
+mod write_id;
 
 #[cfg(test)]
 mod test_service;
@@ -28,6 +29,7 @@ pub use client::RemoteConfig;
 pub use line::Line;
 pub use patience::Patience;
 pub use transport::{Outcome, Transport, TransportError};
+pub use write_id::WriteId;
 
 /// Every answer of a Postern server carries this header with its version, so that a client knows
 /// that it may watch health closely. (Pomerium's servers say `x-pomerium-version`.)

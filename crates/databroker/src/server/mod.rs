@@ -8,6 +8,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use postern_common::rpc::WriteId;
 use postern_common::rpc::stubs::databroker::data_broker_service_server::DataBrokerService;
 use postern_common::rpc::stubs::databroker::{
     AcquireLeaseRequest, AcquireLeaseResponse, ClearResponse, GetOptionsRequest,
@@ -87,10 +88,11 @@ impl DataBrokerService for Service {
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Answer<PutResponse> {
-        let records = request.into_inner().records;
+        let id = WriteId::of(request.metadata());
+        let operation = Operation::Put(request.into_inner().records);
         let receipt = self
             .writer
-            .write(Operation::Put(records))
+            .write(once(id, operation))
             .await
             .map_err(|it| write_status(&it))?;
         Ok(Response::new(PutResponse {
@@ -100,6 +102,7 @@ impl DataBrokerService for Service {
     }
 
     async fn patch(&self, request: Request<PatchRequest>) -> Answer<PatchResponse> {
+        let id = WriteId::of(request.metadata());
         let PatchRequest {
             records,
             field_mask,
@@ -108,7 +111,7 @@ impl DataBrokerService for Service {
         let operation = Operation::Patch { records, mask };
         let receipt = self
             .writer
-            .write(operation)
+            .write(once(id, operation))
             .await
             .map_err(|it| write_status(&it))?;
         Ok(Response::new(PatchResponse {
@@ -201,6 +204,16 @@ impl Service {
         } else {
             Err(Status::already_exists("another holds the lease"))
         }
+    }
+}
+
+fn once(id: Option<WriteId>, operation: Operation) -> Operation {
+    match id {
+        Some(id) => Operation::Once {
+            id,
+            operation: Box::new(operation),
+        },
+        None => operation,
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
+use postern_common::rpc::WriteId;
 use postern_common::rpc::stubs::databroker::{Options, Record};
 use tokio::sync::Notify;
 
@@ -82,7 +83,44 @@ pub enum Operation {
         record: Record,
         version: Option<u64>,
     },
+    /// Does another operation, unless that was done before under this id. Then the records are
+    /// those of its own that there are now. Ids are remembered for longer than the token lives that a
+    /// request has with it.
+    Once {
+        id: WriteId,
+        operation: Box<Operation>,
+    },
 }
+
+impl Operation {
+    /// What it writes, or would.
+    pub fn records(&self) -> &[Record] {
+        match self {
+            Self::Put(records) | Self::Patch { records, .. } => records,
+            Self::PutIf { record, .. } => std::slice::from_ref(record),
+            Self::Once { operation, .. } => operation.records(),
+        }
+    }
+
+    /// Its id, if it has one.
+    fn write_id(&self) -> Option<WriteId> {
+        match self {
+            Self::Once { id, .. } => Some(*id),
+            Self::Put(_) | Self::Patch { .. } | Self::PutIf { .. } => None,
+        }
+    }
+
+    /// Without an id.
+    fn plain(self) -> Self {
+        match self {
+            Self::Once { operation, .. } => operation.plain(),
+            plain => plain,
+        }
+    }
+}
+
+/// How long ids of writes are remembered. A token of ours lives for minutes.
+const REMEMBERED: Duration = Duration::from_secs(3600);
 
 /// What came of a batch: the server version, and for each operation its records as they were written.
 #[derive(Debug)]

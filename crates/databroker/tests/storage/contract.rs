@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use postern_common::rpc::WriteId;
 use postern_common::rpc::stubs::databroker::{Options, Record};
 use postern_common::rpc::stubs::session::Session;
 use postern_databroker::storage::{
@@ -30,6 +31,7 @@ checks![
     pages_are_ordered_byte_by_byte,
     a_patch_changes_records_that_exist,
     put_if_writes_only_over_the_version_it_knows,
+    a_write_with_an_id_is_done_once,
     a_refused_operation_leaves_the_others_alone,
     capacity_evicts_the_oldest_with_a_tombstone,
     a_smaller_capacity_counts_at_once,
@@ -328,6 +330,53 @@ async fn put_if_writes_only_over_the_version_it_knows(storage: Arc<dyn Storage>)
         storage.get(&key("t", "a")).await.unwrap().unwrap().data,
         record("t", "a", b"3").data
     );
+}
+
+/// Asked for again because the answer was lost, or found in a frozen databroker later.
+async fn a_write_with_an_id_is_done_once(storage: Arc<dyn Storage>) {
+    let id = WriteId::random();
+    let once = |operation| Operation::Once {
+        id,
+        operation: Box::new(operation),
+    };
+    let both = || Operation::Put(vec![record("t", "b", b"1"), record("t", "a", b"1")]);
+    let first = write(&storage, once(both())).await.unwrap();
+    put(&storage, vec![record("t", "a", b"2")]).await;
+    let again = write(&storage, once(both())).await.unwrap();
+    assert_eq!(again[0], first[0]);
+    assert_eq!((again[1].id.as_str(), again[1].version), ("a", 3));
+    assert_eq!(again[1].data, record("t", "a", b"2").data);
+    // What was deleted meanwhile stays so: nobody is signed in again.
+    put(&storage, vec![deletion("t", "b")]).await;
+    let late = write(&storage, once(both())).await.unwrap();
+    assert_eq!(late, again[1..]);
+    assert_eq!(ids(&storage, "t").await, "a");
+    assert_eq!(storage.head().await.unwrap().latest, 4);
+    // Twice in one transaction.
+    let twice = WriteId::random();
+    let operation = Operation::Once {
+        id: twice,
+        operation: Box::new(Operation::Put(vec![record("t", "c", b"")])),
+    };
+    let batch = vec![operation.clone(), operation];
+    let written = storage.write(batch).await.unwrap();
+    let versions = written
+        .results
+        .iter()
+        .map(|it| it.as_ref().unwrap()[0].version);
+    assert_eq!(versions.collect::<Vec<_>>(), [5, 5]);
+    // What was refused was not done.
+    let refused = WriteId::random();
+    let put_if = |version| Operation::Once {
+        id: refused,
+        operation: Box::new(Operation::PutIf {
+            record: record("t", "c", b"2"),
+            version,
+        }),
+    };
+    assert!(write(&storage, put_if(Some(1))).await.is_err());
+    let done = write(&storage, put_if(Some(5))).await.unwrap();
+    assert_eq!(done[0].version, 6);
 }
 
 async fn a_refused_operation_leaves_the_others_alone(storage: Arc<dyn Storage>) {

@@ -826,14 +826,18 @@ async fn a_line_leads_to_one_endpoint_and_shows_whether_it_lives() {
 
 /// `ServerInfo` and nothing else, as a databroker answers it.
 fn records(server_version: u64) -> Routes {
-    use http_body_util::BodyExt as _;
-    use prost::Message as _;
     let info = super::super::stubs::databroker::ServerInfoResponse {
         server_version,
         ..Default::default()
     };
+    databroker("ServerInfo", &info)
+}
+
+/// A databroker with one method that always gives the same answer.
+fn databroker(method: &str, message: &impl prost::Message) -> Routes {
+    use http_body_util::BodyExt as _;
     let mut frame = vec![0; 5];
-    info.encode(&mut frame).unwrap();
+    message.encode(&mut frame).unwrap();
     frame[4] = u8::try_from(frame.len() - 5).unwrap();
     let answer = move || {
         let body = http_body_util::Full::new(bytes::Bytes::from(frame.clone()));
@@ -848,8 +852,56 @@ fn records(server_version: u64) -> Routes {
         let kind = [("content-type", "application/grpc")];
         std::future::ready((kind, body))
     };
-    let path = "/databroker.DataBrokerService/ServerInfo";
-    Routes::from(axum::Router::new().route(path, axum::routing::post(answer)))
+    let path = format!("/databroker.DataBrokerService/{method}");
+    Routes::from(axum::Router::new().route(&path, axum::routing::post(answer)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_with_an_id_is_asked_elsewhere_and_another_is_not() {
+    use super::super::WriteId;
+    use super::super::stubs::databroker::data_broker_service_client::DataBrokerServiceClient;
+    use super::super::stubs::databroker::{PutRequest, PutResponse};
+    let dns = TestDns::start().await;
+    let start = |address: &str, server_version| {
+        let written = PutResponse {
+            server_version,
+            ..PutResponse::default()
+        };
+        Replica::start_with(address, |_| databroker("Put", &written), None)
+    };
+    let one = start("127.0.0.133:0", 1);
+    let port = one.address.port();
+    let _two = start(&format!("127.0.0.134:{port}"), 2);
+    dns.set_addresses("svc.test", &["127.0.0.133", "127.0.0.134"]);
+    let mut config = config(&dns, &format!("http://svc.test:{port}"));
+    // Nothing else finds out that it is frozen.
+    config.probes.quick_patience = SOON;
+    let transport = Transport::remote(config).unwrap();
+    until_ready(&transport, 2).await;
+    let frozen = one.freeze();
+    let put = async |id: Option<WriteId>, limit: Duration| {
+        let mut request = tonic::Request::new(PutRequest::default());
+        request.set_timeout(limit);
+        if let Some(id) = id {
+            id.attach(&mut request);
+        }
+        DataBrokerServiceClient::new(transport.clone())
+            .put(request)
+            .await
+    };
+    let elsewhere = || counted(&transport, |c| &c.hedged) + counted(&transport, |c| &c.moved);
+    let mut lost = 0;
+    while lost < 2 {
+        let limit = CallTiming::default().second_question * 2;
+        lost += usize::from(put(None, limit).await.is_err());
+    }
+    assert_eq!(elsewhere(), 0, "it might be done twice");
+    for _ in 0..20 {
+        let written = put(Some(WriteId::random()), SOON).await.unwrap();
+        assert_eq!(written.into_inner().server_version, 2);
+    }
+    assert!(elsewhere() > 0);
+    drop(frozen);
 }
 
 #[tokio::test(flavor = "multi_thread")]

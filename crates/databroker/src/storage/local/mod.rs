@@ -2,12 +2,13 @@
 //!
 //! A write transaction excludes every other one, so versions appear in order by themselves.
 
+mod done;
 mod read;
 mod tables;
 mod write;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -16,6 +17,7 @@ use postern_common::rpc::stubs::databroker::{Options, Record};
 use redb::{Database, backends::InMemoryBackend};
 use tokio::sync::Notify;
 
+use self::done::Done;
 use super::sealed::{KeyId, Payloads, SealError};
 use super::{
     Changes, Cleared, Head, Lookup, Operation, PageStart, RecordKey, Storage, StorageError, Tidied,
@@ -33,6 +35,9 @@ pub struct Local {
 pub(super) struct Shared {
     database: Database,
     payloads: Payloads,
+    /// In memory, with a file too: what is asked for again after the process has ended was asked for
+    /// by somebody who still waits.
+    done: Mutex<Done>,
 }
 
 /// Why the records of an earlier run cannot be used.
@@ -79,6 +84,7 @@ impl Local {
         let shared = Shared {
             database,
             payloads: Payloads::clear(),
+            done: Mutex::default(),
         };
         shared.prepare()?;
         Ok(Self::with(shared))
@@ -102,7 +108,11 @@ impl Local {
                 redb::DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { file: file.clone() },
                 error => failed(Box::new(error.into())),
             })?;
-        let shared = Shared { database, payloads };
+        let shared = Shared {
+            database,
+            payloads,
+            done: Mutex::default(),
+        };
         let (layout, key) = shared.prepare().map_err(|error| match error {
             StorageError::File(source) => failed(source),
             other => failed(Box::new(redb::Error::Corrupted(other.to_string()))),

@@ -1,6 +1,7 @@
 //! Writing the record file: one transaction a call.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -17,7 +18,7 @@ use crate::patch;
 use crate::storage::index::Index;
 use crate::storage::sealed::Payloads;
 use crate::storage::{
-    Cleared, Operation, RecordKey, Refused, StorageError, Tidied, Written, is_empty, timestamp,
+    Cleared, Operation, Refused, StorageError, Tidied, Written, is_empty, timestamp,
 };
 
 /// How many entries one round of housekeeping handles at most, so that writers wait for a moment only.
@@ -40,10 +41,19 @@ impl Shared {
         batch: Vec<Operation>,
         now: Timestamp,
     ) -> Result<Written, StorageError> {
-        self.writing(|open| {
+        let ids: Vec<_> = batch.iter().map(Operation::write_id).collect();
+        // Held until the transaction has ended, as it excludes every other one anyway.
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = self.writing(|open| {
             let mut touched = BTreeSet::new();
             let mut results = Vec::with_capacity(batch.len());
+            let mut now_done = HashSet::new();
             for operation in batch {
+                let id = operation.write_id();
+                if id.is_some_and(|id| done.has(id, now) || !now_done.insert(id)) {
+                    results.push(Ok(open.present(operation.records())?));
+                    continue;
+                }
                 // What can be refused is found out before anything is written, so nothing has to be undone.
                 let wanted = match open.wanted(operation)? {
                     Ok(wanted) => wanted,
@@ -66,7 +76,13 @@ impl Shared {
                 server_version: open.number(SERVER_VERSION)?,
                 results,
             })
-        })
+        })?;
+        for (result, id) in written.results.iter().zip(ids) {
+            if let (Ok(_), Some(id)) = (result, id) {
+                done.add(id, now);
+            }
+        }
+        Ok(written)
     }
 
     pub(super) fn set_options(
@@ -221,19 +237,26 @@ impl<'t> Open<'t> {
         match operation {
             Operation::Put(records) => Ok(Ok(records)),
             Operation::Patch { records, mask } => {
-                let mut present = Vec::new();
-                for key in records.iter().map(RecordKey::of) {
-                    if let Some(row) = self.row(&key.kind, &key.id)? {
-                        present.push(row.into_record(self.payloads)?);
-                    }
-                }
+                let present = self.present(&records)?;
                 Ok(patch::records(present, records, &mask).map_err(Refused::from))
             }
             Operation::PutIf { record, version } => {
                 let found = self.row(&record.r#type, &record.id)?.map(|row| row.version);
                 Ok(Refused::unless_same(version, found).map(|()| vec![record]))
             }
+            Operation::Once { operation, .. } => self.wanted(*operation),
         }
+    }
+
+    /// Those of the records that there are.
+    fn present(&self, records: &[Record]) -> Result<Vec<Record>, StorageError> {
+        let mut present = Vec::new();
+        for record in records {
+            if let Some(row) = self.row(&record.r#type, &record.id)? {
+                present.push(row.into_record(self.payloads)?);
+            }
+        }
+        Ok(present)
     }
 
     /// Writes a record, or its deletion, under the next version.

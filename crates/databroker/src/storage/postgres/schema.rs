@@ -8,7 +8,7 @@ use crate::storage::StorageError;
 use crate::storage::sealed::{KeyId, Payloads};
 
 /// Which migrations this program knows.
-pub(super) const KNOWN: i32 = 1;
+pub(super) const KNOWN: i32 = 2;
 
 /// Held while the schema is looked at and changed, so that first starts do not collide. Any number that others do
 /// not use.
@@ -85,6 +85,14 @@ const MIGRATIONS: [&str; KNOWN as usize] = ["
         ends_at timestamptz NOT NULL
     );
     INSERT INTO postern.migrations (version, compatible_from) VALUES (1, 1);
+", "
+    -- Ids of writes that were done lately, so that one is not done twice.
+    CREATE TABLE postern.writes (
+        id bytea PRIMARY KEY,
+        done_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    );
+    CREATE INDEX writes_by_age ON postern.writes (done_at);
+    INSERT INTO postern.migrations (version, compatible_from) VALUES (2, 1);
 "];
 
 /// Makes or widens the schema and checks that our keys open what is in it.

@@ -1,10 +1,11 @@
 //! Writing: one transaction a batch. `postern.head` is locked first, always; so transactions never wait for each
 //! other in a circle.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
 use deadpool_postgres::ClientWrapper;
+use postern_common::rpc::WriteId;
 use postern_common::rpc::stubs::databroker::{Options, Record};
 use prost::Message as _;
 use tokio_postgres::types::ToSql;
@@ -19,7 +20,7 @@ use super::read::{
 use crate::patch;
 use crate::storage::index::Index;
 use crate::storage::{
-    Cleared, Operation, RecordKey, Refused, StorageError, Tidied, Written, is_empty,
+    Cleared, Operation, REMEMBERED, RecordKey, Refused, StorageError, Tidied, Written, is_empty,
 };
 
 /// How many rows one round of housekeeping handles at most, so that writers wait for a moment only.
@@ -85,6 +86,12 @@ const OF_KIND: &str = "SELECT type, id, version, modified_at, payload FROM poste
 const RESEAL: &str = "UPDATE postern.records r SET payload = n.payload
     FROM unnest($1::text[], $2::text[], $3::bytea[]) AS n (type, id, payload)
     WHERE r.type = n.type AND r.id = n.id";
+/// Those that are new.
+const CLAIM: &str = "INSERT INTO postern.writes (id) SELECT * FROM unnest($1::bytea[])
+    ON CONFLICT DO NOTHING RETURNING id";
+const DISCLAIM: &str = "DELETE FROM postern.writes WHERE id = ANY ($1::bytea[])";
+const FORGET_WRITES: &str = "DELETE FROM postern.writes WHERE id IN (SELECT id FROM postern.writes
+    WHERE done_at < clock_timestamp() - make_interval(secs => $1) ORDER BY done_at LIMIT $2)";
 const LEASE: &str = "INSERT INTO postern.leases (name, holder, ends_at)
     VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3))
     ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, ends_at = excluded.ends_at
@@ -132,10 +139,17 @@ impl Shared {
     pub(super) async fn write(&self, batch: Vec<Operation>) -> Result<Written, StorageError> {
         let mut open = self.begin().await?;
         let mut results = Vec::with_capacity(batch.len());
+        let ids: Vec<_> = batch.iter().map(Operation::write_id).collect();
+        let mut claimed = open.claim(ids.iter().flatten()).await?;
         // Puts that follow each other need nothing of what the ones before them wrote, so they go together.
         let mut together = Vec::new();
         for operation in batch {
-            match operation {
+            if operation.write_id().is_some_and(|id| !claimed.remove(&id)) {
+                results.extend(open.store_each(std::mem::take(&mut together)).await?);
+                results.push(Ok(open.present_in_order(operation.records()).await?));
+                continue;
+            }
+            match operation.plain() {
                 Operation::Put(records) => together.push(records),
                 other => {
                     results.extend(open.store_each(std::mem::take(&mut together)).await?);
@@ -147,6 +161,12 @@ impl Shared {
             }
         }
         results.extend(open.store_each(together).await?);
+        let refused = results
+            .iter()
+            .zip(ids)
+            .filter(|(result, _)| result.is_err());
+        open.disclaim(refused.filter_map(|(_, id)| id).collect())
+            .await?;
         let written = results
             .iter()
             .filter_map(|result| result.as_ref().ok())
@@ -233,6 +253,9 @@ impl Shared {
             &[],
         )
         .await?;
+        let remembered = REMEMBERED.as_secs_f64();
+        open.execute(FORGET_WRITES, &[&remembered, &TIDY_LIMIT])
+            .await?;
         let tidied = Tidied {
             expired: open.expire().await?,
             forgotten: open.forget(retention).await?,
@@ -298,7 +321,36 @@ impl Open<'_> {
                 let found = present.first().map(|record| record.version);
                 Ok(Refused::unless_same(version, found).map(|()| vec![record]))
             }
+            Operation::Once { operation, .. } => Box::pin(self.wanted(*operation)).await,
         }
+    }
+
+    /// Takes the ids that no write has had yet, and returns them. The head is locked, so nobody else
+    /// is about to.
+    async fn claim(
+        &mut self,
+        ids: impl Iterator<Item = &WriteId>,
+    ) -> Result<HashSet<WriteId>, StorageError> {
+        let ids: Vec<_> = ids.map(WriteId::as_bytes).collect();
+        if ids.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let rows = self.query(CLAIM, &[&ids]).await?;
+        let mut claimed = HashSet::with_capacity(rows.len());
+        for row in &rows {
+            let id: Vec<u8> = get(row, 0)?;
+            claimed.extend(WriteId::from_bytes(&id));
+        }
+        Ok(claimed)
+    }
+
+    /// Gives back those of writes that were refused.
+    async fn disclaim(&mut self, ids: Vec<WriteId>) -> Result<(), StorageError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<_> = ids.iter().map(WriteId::as_bytes).collect();
+        self.execute(DISCLAIM, &[&ids]).await
     }
 
     async fn present(&mut self, records: &[Record]) -> Result<Vec<Record>, StorageError> {
@@ -306,6 +358,15 @@ impl Open<'_> {
         let (kinds, ids): (Vec<_>, Vec<_>) = keys.into_iter().map(|key| (key.kind, key.id)).unzip();
         let rows = self.query(PRESENT, &[&kinds, &ids]).await?;
         self.shared.records(&rows)
+    }
+
+    async fn present_in_order(&mut self, records: &[Record]) -> Result<Vec<Record>, StorageError> {
+        let present = self.present(records).await?;
+        let present: HashMap<_, _> = present.iter().map(|it| (RecordKey::of(it), it)).collect();
+        let wanted = records.iter().map(RecordKey::of);
+        Ok(wanted
+            .filter_map(|key| present.get(&key).copied().cloned())
+            .collect())
     }
 
     /// Writes several requests at once; if the database will not have that, one by one, so that the others do not
