@@ -112,5 +112,11 @@ pub(crate) const FORM_TIME: Duration = Duration::from_secs(10);
 /// A call to the databroker for one of our own pages.
 pub(crate) const DATABROKER_CALL: Duration = Duration::from_secs(5);
 
+/// An authenticate that says nothing for so long is passed over where there is another.
+pub(crate) const AUTHENTICATE_TRIAL: Duration = Duration::from_millis(500);
+
+/// What is read of its answer to that.
+pub(crate) const TRIAL_BYTES: usize = 64 * 1024;
+
 /// Authenticate, called in this process.
 pub(crate) const AUTHENTICATE_CALL: Duration = Duration::from_secs(60);

@@ -16,12 +16,15 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::LocalBoxFuture;
 use http::header::CONTENT_LENGTH;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
+use postern_common::authz::SessionSummary;
 use postern_common::config::{ErrorDetails, PathMatcher, RouteTarget, UpstreamTarget};
 
 use self::exchange::{Progress, RequestBody, RequestFailure, TimedOut, Timeouts, Trailers};
@@ -41,7 +44,7 @@ use crate::snapshot::{AuthenticateWay, Destination, Prepared, Snapshot};
 use crate::tunnel;
 use crate::upgrade;
 use crate::upstream::connect::Needs;
-use crate::upstream::pool::Lease;
+use crate::upstream::pool::{Lease, Pool};
 use crate::upstream::{Cluster, Member};
 
 /// Does what the permit says: forward, redirect, answer, or open a tunnel.
@@ -118,6 +121,25 @@ impl Plan<'_> {
         self.route.map(|route| &*route.metrics)
     }
 
+    fn tries<'t>(&'t self, pool: &'t Pool, session: Option<&SessionSummary>) -> retry::Tries<'t> {
+        let tries = retry::Tries::new(self.cluster, pool, session);
+        match self.receiver {
+            Receiver::Upstream => tries,
+            Receiver::Authenticate => tries.asking_first(),
+        }
+    }
+
+    /// Authenticate may hang with the request. An application may well take its time.
+    fn silence<'t>(
+        &self,
+        tries: &'t retry::Tries<'_>,
+        needs: Needs,
+        may_repeat: bool,
+    ) -> Option<LocalBoxFuture<'t, ()>> {
+        let watched = may_repeat && matches!(self.receiver, Receiver::Authenticate);
+        watched.then(|| tries.silence(needs).boxed_local())
+    }
+
     /// What only operators may see, unless the route has `show_error_details`.
     fn without_hidden_details(&self, stop: Stop) -> Stop {
         let show = self.route.map(|route| route.route.error_details);
@@ -157,22 +179,16 @@ async fn proxied(
         (tunnel || request.upgrade.is_some()).then(|| upgrade::of_client(&mut extensions));
     let progress = Progress::new(request.received, !body.is_end_stream());
     let timeouts = timeouts(snapshot, plan.target, &request, &question.headers);
-    let read_limit = snapshot.config.http.timeout_read;
-    let read_deadline = (read_limit > Duration::ZERO).then(|| request.received + read_limit);
-    let trailers = if request.grpc {
-        Trailers::Pass(Arc::clone(&snapshot.headers))
-    } else {
-        Trailers::Drop
-    };
     let had_no_body = body.is_end_stream();
-    let mut body = RequestBody::new(body, Rc::clone(&progress), read_deadline, trailers);
+    let may_repeat = had_no_body && retry::is_idempotent(&request.method);
+    let mut body = request_body(body, snapshot, &request, &progress);
     let path = rewrite::path(&plan.target.rewrite, plan.matcher, request.target.path());
     let path_and_query = rewrite::path_and_query(&path, request.target.query());
     let path_and_query = PathAndQuery::try_from(path_and_query)
         .map_err(|error| Stop::bad_request("invalid_rewritten_path", error.to_string()))?;
     let upgrades = client_upgrade.as_ref();
     let needs = upgrades.map_or(Needs::Http, |_| Needs::Http1);
-    let mut tries = retry::Tries::new(plan.cluster, &core.pool, allow.session.as_deref());
+    let mut tries = plan.tries(&core.pool, allow.session.as_deref());
     loop {
         let leased = tries.lease(needs, plan.metrics()).await;
         let (member, mut lease) = leased.map_err(|stop| plan.without_hidden_details(stop))?;
@@ -192,6 +208,7 @@ async fn proxied(
         record.forwarded(Some(host), path.clone().into_owned());
         let sent = head(
             lease.send(sending),
+            plan.silence(&tries, needs, may_repeat),
             &progress,
             &timeouts.for_head(tunnel),
             &open,
@@ -222,7 +239,7 @@ async fn proxied(
                     return Err(failures::of_request(failure));
                 }
                 // What was not sent may go elsewhere; what was, only if it may be done twice.
-                let twice = lease.reused && had_no_body && retry::is_idempotent(&request.method);
+                let twice = lease.reused && may_repeat;
                 let again = twice.then(|| RequestBody::empty(Rc::clone(&progress)));
                 body = unsent
                     .or(again)
@@ -230,6 +247,7 @@ async fn proxied(
                     .ok_or_else(|| failures::broken(&member.endpoint.name, &error))?;
                 tries.again(plan.metrics(), &error);
             }
+            Err(NoHead::Silent) => body = RequestBody::empty(Rc::clone(&progress)),
             Err(NoHead::TimedOut(which)) => {
                 if let Some(metrics) = plan.metrics() {
                     metrics.timeout.inc();
@@ -248,11 +266,14 @@ enum NoHead {
     TimedOut(TimedOut),
     RequestFailed(RequestFailure),
     Closed(Closed),
+    /// It may be sent to another.
+    Silent,
 }
 
 /// Waits for the head of the answer, no longer than the limits allow.
 async fn head(
     sending: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
+    mut silence: Option<LocalBoxFuture<'_, ()>>,
     progress: &Progress,
     timeouts: &Timeouts,
     open: &Open,
@@ -265,6 +286,11 @@ async fn head(
         }
         if let Poll::Ready(why) = open.poll_closed(cx) {
             return Poll::Ready(Err(NoHead::Closed(why)));
+        }
+        if let Some(silence) = &mut silence
+            && silence.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(NoHead::Silent));
         }
         progress.wake_me(cx);
         if let Some(failure) = progress.request_failure() {
@@ -353,6 +379,22 @@ fn answer(
         details: "via_upstream",
         tunnel,
     })
+}
+
+fn request_body(
+    body: Incoming,
+    snapshot: &Snapshot,
+    request: &crate::request::Request,
+    progress: &Rc<Progress>,
+) -> RequestBody {
+    let limit = snapshot.config.http.timeout_read;
+    let deadline = (limit > Duration::ZERO).then(|| request.received + limit);
+    let trailers = if request.grpc {
+        Trailers::Pass(Arc::clone(&snapshot.headers))
+    } else {
+        Trailers::Drop
+    };
+    RequestBody::new(body, Rc::clone(progress), deadline, trailers)
 }
 
 fn timeouts(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::{HeaderValue, Method, StatusCode};
 use postern_common::authz::SessionSummary;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::failures::unavailable;
 use crate::limits;
@@ -25,6 +25,9 @@ pub(crate) struct Tries<'a> {
     key: Option<u64>,
     failed: Vec<(u64, SocketAddr)>,
     count: usize,
+    ask_first: bool,
+    /// Who was leased last.
+    asked: Option<(&'a Member, SocketAddr)>,
 }
 
 impl<'a> Tries<'a> {
@@ -47,7 +50,17 @@ impl<'a> Tries<'a> {
             key,
             failed: Vec::new(),
             count: 0,
+            ask_first: false,
+            asked: None,
         }
+    }
+
+    /// Where there is a choice, a connection is tried before it carries the request. A process that
+    /// hangs still accepts connections, and what it has been sent cannot be sent to another one
+    /// without its being done twice, perhaps.
+    pub(crate) fn asking_first(mut self) -> Self {
+        self.ask_first = true;
+        self
     }
 
     pub(crate) fn left(&self) -> bool {
@@ -79,8 +92,17 @@ impl<'a> Tries<'a> {
                 }
                 return Err(overflow());
             }
-            match self.pool.lease(endpoint, address, needs).await {
-                Ok(lease) => return Ok((member, lease)),
+            let ask = self.ask_first && self.has_another(endpoint.id, address);
+            let leased = if ask {
+                self.lease_that_answers(member, address, needs).await
+            } else {
+                self.pool.lease(endpoint, address, needs).await
+            };
+            match leased {
+                Ok(lease) => {
+                    self.asked = Some((member, address));
+                    return Ok((member, lease));
+                }
                 Err(error) => {
                     if let Some(metrics) = metrics {
                         metrics.connect_fail.inc();
@@ -95,6 +117,47 @@ impl<'a> Tries<'a> {
                 }
             }
         }
+    }
+
+    /// Returns once nobody is there any more who could answer the request, and another is who could.
+    pub(crate) async fn silence(&self, needs: Needs) {
+        let Some((member, address)) = self.asked else {
+            return std::future::pending().await;
+        };
+        loop {
+            sleep(limits::AUTHENTICATE_TRIAL).await;
+            if !self.left() || !self.has_another(member.endpoint.id, address) {
+                continue;
+            }
+            match self.lease_that_answers(member, address, needs).await {
+                Ok(lease) => lease.complete(),
+                Err(_) => return,
+            }
+        }
+    }
+
+    async fn lease_that_answers(
+        &self,
+        member: &Member,
+        address: SocketAddr,
+        needs: Needs,
+    ) -> Result<Lease, UpstreamError> {
+        let endpoint = &member.endpoint;
+        let silent = || UpstreamError::Silent {
+            name: endpoint.name.clone(),
+            address,
+        };
+        let leasing = async {
+            let mut lease = self.pool.lease(endpoint, address, needs).await?;
+            let answers = lease.answers(&member.authority).await;
+            answers.then_some(lease).ok_or_else(silent)
+        };
+        let leased = timeout(limits::AUTHENTICATE_TRIAL, leasing).await;
+        let leased = leased.unwrap_or_else(|_| Err(silent()));
+        if leased.is_err() {
+            self.pool.connected(endpoint.id, address, false);
+        }
+        leased
     }
 
     /// An address of an endpoint, for a connection that is no lease.
@@ -141,6 +204,16 @@ impl<'a> Tries<'a> {
             }
         }
         all
+    }
+
+    /// Whether another address could take the request.
+    fn has_another(&self, id: u64, address: SocketAddr) -> bool {
+        self.candidates().iter().any(|candidate| {
+            let member = self.cluster.members.get(candidate.member);
+            let is_this =
+                member.is_some_and(|it| it.endpoint.id == id) && candidate.address == address;
+            !(is_this || self.is_avoided(candidate))
+        })
     }
 
     fn is_avoided(&self, candidate: &Candidate) -> bool {

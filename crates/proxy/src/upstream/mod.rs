@@ -71,6 +71,8 @@ pub(crate) enum UpstreamError {
         address: SocketAddr,
         seconds: u64,
     },
+    #[error("{name} ({address}) does not answer")]
+    Silent { name: String, address: SocketAddr },
     #[error("TLS with {name} ({address}) failed: {reason}")]
     Tls {
         name: String,

@@ -7,14 +7,16 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{Request, Response};
+use http::header::HOST;
+use http::{HeaderValue, Request, Response, Version};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use tokio::time::Instant;
 
 use super::connect::{Connected, Needs, connect};
 use super::{Endpoint, UpstreamError};
-use crate::forward::exchange::RequestBody;
+use crate::forward::exchange::{Progress, RequestBody};
 use crate::limits;
 
 /// All of them.
@@ -220,6 +222,25 @@ impl Lease {
         .wait()
     }
 
+    /// Whether anybody is at the other end: any answer will do. Afterwards it is as it was.
+    pub(crate) async fn answers(&mut self, authority: &HeaderValue) -> bool {
+        let Some(question) = ping(self.is_http2(), authority) else {
+            return false;
+        };
+        let Ok(response) = self.send(question).await else {
+            return false;
+        };
+        let body = Limited::new(response.into_body(), limits::TRIAL_BYTES);
+        if body.collect().await.is_err() {
+            return false;
+        }
+        match &mut self.way {
+            Way::Http1(Some(sender)) => sender.ready().await.is_ok(),
+            Way::Http1(None) => false,
+            Way::Http2(_) => true,
+        }
+    }
+
     /// The answer has been read to its end: the connection can carry the next request. Not one that
     /// was to become something else: whether both ends took the refusal for one is in doubt.
     pub(crate) fn complete(mut self) {
@@ -249,6 +270,18 @@ impl Drop for Lease {
             shared.last_used.set(Instant::now());
         }
     }
+}
+
+fn ping(is_http2: bool, authority: &HeaderValue) -> Option<Request<RequestBody>> {
+    let body = RequestBody::empty(Progress::new(Instant::now(), false));
+    let request = if is_http2 {
+        let authority = authority.to_str().ok()?;
+        let request = Request::get(format!("https://{authority}/ping"));
+        request.version(Version::HTTP_2)
+    } else {
+        Request::get("/ping").header(HOST, authority)
+    };
+    request.body(body).ok()
 }
 
 enum Sending<A, B> {

@@ -1,5 +1,7 @@
 //! What proxy answers itself.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use http::{Method, StatusCode};
 use postern_common::authz::{AuthorizeError, CheckSubject, DenyKind};
@@ -7,6 +9,7 @@ use postern_common::crypto::handle::Handle;
 use postern_common::crypto::keys::SecretKey;
 use postern_common::lifecycle::DrainTiming;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::authorizer::{Scripted, allow, deny};
 use crate::support::client::{clear_text, exchange, get, request};
@@ -339,6 +342,76 @@ async fn clear_text_is_sent_to_https() {
     assert!(clear_text(address, ping).await.starts_with("HTTP/1.1 200"));
     let none = "GET / HTTP/1.1\r\nConnection: close\r\n\r\n";
     assert!(clear_text(address, none).await.starts_with("HTTP/1.1 400"));
+}
+
+/// The kernel still accepts for a process that hangs.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authenticate_that_hangs_is_passed_over() {
+    let upstream = Upstream::http().await;
+    let hangs = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let added = format!(
+        "routes:\n- {{from: 'https://auth.corp.test', to: ['http://{}', '{}'], preserve_host_header: true}}\n",
+        hangs.local_addr().unwrap(),
+        upstream.url()
+    );
+    let authorizer = Scripted::new(|_| panic!("nobody is asked"));
+    let proxy = Proxy::start(&added, authorizer).await;
+    for n in 0..20 {
+        let path = format!("/.pomerium/sign_in?x={n}");
+        let asked = get(&proxy, "auth.corp.test", &path, &[]);
+        let answer = tokio::time::timeout(Duration::from_secs(20), asked).await;
+        assert_eq!(answer.unwrap().status, StatusCode::OK, "{path}");
+        assert_eq!(upstream.last().target, path);
+    }
+    let moment = Duration::from_millis(500);
+    let mut taken = Vec::new();
+    while let Ok(accepted) = tokio::time::timeout(moment, hangs.accept()).await {
+        let mut sent = vec![0; 4096];
+        let length = accepted.unwrap().0.read(&mut sent).await.unwrap();
+        taken.push(String::from_utf8_lossy(&sent[..length]).into_owned());
+    }
+    assert!(!taken.is_empty(), "it had its turn");
+    for sent in taken {
+        assert!(sent.starts_with("GET /ping "), "{sent}");
+    }
+}
+
+/// It was asked whether it is there, got the request, and hangs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_in_leaves_an_authenticate_that_hangs_with_it() {
+    let upstream = Upstream::http().await;
+    let hangs = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let added = format!(
+        "routes:\n- {{from: 'https://auth.corp.test', to: ['http://{}', '{}'], preserve_host_header: true}}\n",
+        hangs.local_addr().unwrap(),
+        upstream.url()
+    );
+    let (took_one, taken) = tokio::sync::watch::channel(false);
+    tokio::spawn(async move {
+        let (mut stream, _) = hangs.accept().await.unwrap();
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+        let mut sent = vec![0; 4096];
+        loop {
+            let length = stream.read(&mut sent).await.unwrap();
+            if !sent[..length].starts_with(b"GET /ping ") {
+                took_one.send_replace(true);
+                // Keeps what it has, and answers nothing ever.
+                return std::future::pending().await;
+            }
+            stream.write_all(answer).await.unwrap();
+        }
+    });
+    let authorizer = Scripted::new(|_| panic!("nobody is asked"));
+    let proxy = Proxy::start(&added, authorizer).await;
+    let mut n = 0;
+    while !*taken.borrow() {
+        n += 1;
+        let path = format!("/.pomerium/sign_in?x={n}");
+        let asked = get(&proxy, "auth.corp.test", &path, &[]);
+        let answer = tokio::time::timeout(Duration::from_secs(20), asked).await;
+        assert_eq!(answer.unwrap().status, StatusCode::OK, "{path}");
+        assert_eq!(upstream.last().target, path);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
