@@ -150,12 +150,21 @@ fn numbers(letter: char) -> BTreeMap<u8, Vec<String>> {
 }
 
 fn collect(folder: &Path, letter: char, found: &mut BTreeMap<u8, Vec<String>>) {
+    functions(folder, &mut |name| {
+        for number in name.split('_').filter_map(|part| number(part, letter)) {
+            found.entry(number).or_default().push(name.to_owned());
+        }
+    });
+}
+
+/// The names of all functions.
+fn functions(folder: &Path, found: &mut impl FnMut(&str)) {
     let Ok(entries) = std::fs::read_dir(folder) else {
         return;
     };
     for path in entries.map(|entry| entry.unwrap().path()) {
         if path.is_dir() && !path.ends_with("target") {
-            collect(&path, letter, found);
+            functions(&path, found);
         } else if path
             .extension()
             .is_some_and(|kind| kind == "rs" || kind == "py")
@@ -169,11 +178,7 @@ fn collect(folder: &Path, letter: char, found: &mut BTreeMap<u8, Vec<String>>) {
                     .or_else(|| rest.strip_prefix("def "))?;
                 rest.split(['(', '<']).next()
             });
-            for name in names {
-                for number in name.split('_').filter_map(|part| number(part, letter)) {
-                    found.entry(number).or_default().push(name.to_owned());
-                }
-            }
+            names.for_each(&mut *found);
         }
     }
 }
@@ -222,6 +227,32 @@ fn every_line_of_the_security_checklist_is_held() {
 #[test]
 fn every_situation_seen_in_the_field_is_held() {
     hold('c', &CASES);
+}
+
+/// The table of docs/scale.md: every line is there, and names tests that there are.
+#[test]
+fn what_is_said_beside_pomerium_is_tested() {
+    let text = std::fs::read_to_string(repository().join("docs/scale.md")).unwrap();
+    let (_, table) = text.split_once("## Beside Pomerium").unwrap();
+    let mut names = BTreeSet::new();
+    for folder in ["crates", "tests"] {
+        functions(&repository().join(folder), &mut |name| {
+            names.insert(name.to_owned());
+        });
+    }
+    let lines = table.lines().filter(|line| line.starts_with("| W"));
+    let mut count = 0;
+    for line in lines {
+        count += 1;
+        assert!(line.starts_with(&format!("| W{count} |")), "{line}");
+        let cells: Vec<_> = line.split('|').collect();
+        let tests: Vec<_> = cells[4].split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "{line}");
+        for test in tests {
+            assert!(names.contains(test), "W{count}: {test}");
+        }
+    }
+    assert_eq!(count, 23);
 }
 
 /// What compares secrets does so without `==`, which stops at the first difference.

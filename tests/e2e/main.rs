@@ -19,6 +19,7 @@ mod depends_on;
 mod doctor;
 mod drain;
 mod listeners;
+mod outage;
 mod process;
 mod provider;
 mod rego;

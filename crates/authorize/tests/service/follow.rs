@@ -37,6 +37,23 @@ async fn who_just_signed_in_passes_at_once() {
     }
 }
 
+/// No access times: with many people they would be most of what the databroker writes.
+#[tokio::test]
+async fn a_visit_writes_nothing() {
+    let world = World::new(ENG).await;
+    let ann = world.sign_in("ann", &["eng"]).await;
+    world.until_session("session-ann").await;
+    let latest = async || {
+        let info = world.databroker().server_info(()).await.unwrap();
+        info.into_inner().latest_record_version
+    };
+    let before = latest().await;
+    for _ in 0..20 {
+        world.allowed(&[("cookie", &ann)]).await;
+    }
+    assert_eq!(latest().await, before);
+}
+
 #[tokio::test]
 async fn s09_c27_a_deleted_session_ends_within_a_second() {
     let world = World::new(ENG).await;
