@@ -19,6 +19,9 @@ use super::link::{Link, Outgoing, Standing};
 /// How long a question waits for a stream that may answer it.
 const WAIT: Duration = Duration::from_secs(1);
 
+/// At least as long after its stream was lost, so that two seconds are never reached.
+const WAIT_AFTER_LOSS: Duration = Duration::from_millis(500);
+
 /// Questions that wait for a stream. One more fails at once.
 const WAITING: usize = 1000;
 
@@ -49,8 +52,8 @@ struct Question {
     until: Instant,
     /// When it was sent last.
     sent: Instant,
-    /// From when on it can be without somebody who may answer only so long.
-    waits: Instant,
+    /// When it ends, unless somebody may answer it.
+    gives_up: Instant,
     asked: Vec<Asked>,
     /// What one of those said that cannot decide.
     refusal: Option<AuthorizeError>,
@@ -152,7 +155,7 @@ impl Board {
             begun: now,
             until: now + limit,
             sent: now,
-            waits: now,
+            gives_up: now + WAIT,
             asked: Vec::with_capacity(1),
             refusal: None,
         };
@@ -217,7 +220,7 @@ impl Board {
             }
             link.replica.note(Outcome::Failed);
             if !question.is_open() {
-                question.waits = now;
+                question.gives_up = question.gives_up.max(now + WAIT_AFTER_LOSS);
                 if question.send(*number, &self.links, now) {
                     link.replica.note(Outcome::Moved);
                 }
@@ -291,7 +294,7 @@ impl Board {
                     if let Some(silent) = last {
                         silent.replica.note(Outcome::Moved);
                     }
-                } else if question.waits + WAIT <= now {
+                } else if question.gives_up <= now {
                     over.push((*number, "no replica of authorize answers"));
                 }
             } else if question.sent + patience <= now

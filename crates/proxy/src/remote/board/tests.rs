@@ -251,6 +251,18 @@ fn c66_with_all_of_them_silent_a_question_waits_a_second() {
 }
 
 #[test]
+fn c66_a_question_whose_stream_is_lost_waits_a_little_longer() {
+    let mut play = Play::with(1);
+    let mut open = play.ask();
+    play.pass(950);
+    play.lose(0);
+    play.pass(499);
+    assert!(open.try_recv().is_err());
+    play.pass(1);
+    assert!(is_unreachable(&mut open));
+}
+
+#[test]
 fn c66_only_so_many_wait() {
     let mut play = Play::with(0);
     let _waiting: Vec<_> = (0..WAITING).map(|_| play.ask()).collect();
