@@ -190,6 +190,13 @@ def test_one_process_is_restarted_upgraded_watched_and_removed(ann):
     assert "Watchdog timeout" in on_host("journalctl", "--unit=postern.service", "--no-pager")
     assert ann.client.get(SITE).status_code == 200
 
+    # A mistake is over once it is mended, however long that took: more starts than systemd allows by default.
+    on_host("sh", "-c", "echo 'nonsense: [' >>/etc/postern/config.yaml")
+    on_host("systemctl", "restart", "postern.service", check=False)
+    until("six failures", lambda: int(shown("postern.service", "NRestarts")) > 5)
+    on_host("sed", "--in-place", "/nonsense/d", "/etc/postern/config.yaml")
+    assert ann.client.get(SITE).status_code == 200
+
     # Gone is gone, what the host's operator wrote excepted.
     on_host("dpkg", "--purge", "postern")
     assert on_host("find", "/etc/systemd", "-name", "postern*") == ""
