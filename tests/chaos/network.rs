@@ -46,9 +46,7 @@ async fn cut(terms: Terms, way: Way) -> Figure {
     let during = report.answered_between(from + SECOND, to);
     let let_through = during.sent() - during.failed();
     let refused = report.unavailable();
-    let recovered = report
-        .last_failure()
-        .map_or(Duration::ZERO, |last| last.saturating_sub(to));
+    let recovered = report.back_after(to);
     let outside = report.answered_between(Duration::ZERO, from).failed();
     stage
         .judged(&report, report.unclear() == 0 && outside == 0)
@@ -59,7 +57,8 @@ async fn cut(terms: Terms, way: Way) -> Figure {
             let_through == 0,
         )
         .and(format!("{reached} reached the upstream"), reached == 0)
-        .within("back", recovered, 2 * SECOND)
+        .and("answers came again", recovered.is_some())
+        .within("back", recovered.unwrap_or_default(), 2 * SECOND)
 }
 
 /// Idle connections are lost without a word; after a while, a hundred requests.

@@ -610,13 +610,19 @@ impl Report {
         times.get(index).copied().unwrap_or_default()
     }
 
-    /// When the last request was due that did not get what it had to.
-    pub fn last_failure(&self) -> Option<Duration> {
-        let failed = self
-            .answers
-            .iter()
-            .filter(|it| it.outcome != Outcome::Right);
-        failed.map(|it| it.at).max()
+    /// How long after `since` the first right answer came, or the last other one if that was later;
+    /// `None` when no right one came.
+    pub fn back_after(&self, since: Duration) -> Option<Duration> {
+        let ends = |right: bool| {
+            let these = self.answers.iter();
+            these
+                .filter(move |it| (it.outcome == Outcome::Right) == right)
+                .map(|it| it.at + it.took)
+                .filter(move |end| *end >= since)
+        };
+        let first = ends(true).min()?;
+        let last = ends(false).max().unwrap_or(first);
+        first.max(last).checked_sub(since)
     }
 
     /// What went wrong, each kind of it once with how often.
