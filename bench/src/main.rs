@@ -21,6 +21,7 @@ mod checks;
 mod client;
 mod echo;
 mod peers;
+mod people;
 mod postern;
 mod procfs;
 mod sections;

@@ -74,17 +74,6 @@ impl Stage {
             refused: None,
             processes,
         };
-        let postern = |who, postern: &Postern, names: &[&'static str]| Subject {
-            who,
-            port: postern.cluster.port,
-            authority: postern.authority.clone(),
-            cookie: postern.allowed.clone(),
-            refused: Some(postern.refused.clone()),
-            processes: names
-                .iter()
-                .map(|name| (*name, postern.cluster.process_id(name)))
-                .collect(),
-        };
         let nginx = || vec![("nginx", peers.nginx.id())];
         let envoy = ("envoy", peers.envoy.id());
         let authorize = ("authorize", self.split.cluster.process_id("authorize"));
@@ -107,8 +96,8 @@ impl Stage {
                 ports.envoy_postern,
                 vec![envoy, authorize],
             ),
-            postern(Who::AllInOne, &self.all_in_one, &["postern"]),
-            postern(Who::Split, &self.split, &["proxy", "authorize"]),
+            self.all_in_one.subject(),
+            self.split.subject(),
         ]
     }
 }

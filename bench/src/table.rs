@@ -40,6 +40,16 @@ impl Row {
         self
     }
 
+    /// The one figure of its row.
+    pub fn found(self, value: f64) -> Self {
+        self.figure("found", value)
+    }
+
+    /// The most, or the least, that [`Self::found`] should be.
+    pub fn goal(self, value: f64) -> Self {
+        self.figure("goal", value)
+    }
+
     pub fn wrong(mut self, wrong: u64) -> Self {
         self.wrong = wrong;
         self

@@ -28,17 +28,55 @@ pub enum Reuse {
 
 /// HTTP/1.1.
 pub fn wrk(subject: &Subject, load: Duration, reuse: Reuse) -> Seen {
-    let mut command = Command::new("wrk");
-    command.args(["-t1", "--latency", "--timeout", "10s"]);
-    command.arg(format!("-c{CONNECTIONS}"));
-    command.arg(format!("-d{}s", load.as_secs()));
-    command.args(["-H", &format!("Host: {}", subject.authority)]);
+    let mut command = wrk_command(subject, load);
     command.args(["-H", &format!("Cookie: {}", subject.cookie)]);
     if reuse == Reuse::Close {
         command.args(["-H", "Connection: close"]);
     }
     command.arg(format!("https://127.0.0.1:{}/", subject.port));
     read_wrk(&output(&mut command))
+}
+
+/// The same with the cookies of several people, one after the other.
+pub fn wrk_in_turn(
+    subject: &Subject,
+    load: Duration,
+    cookies: &[String],
+    directory: &Path,
+) -> Seen {
+    let lines = directory.join("cookies.txt");
+    std::fs::write(&lines, cookies.join("\n")).expect("a file can be written");
+    let script = directory.join("in-turn.lua");
+    std::fs::write(&script, IN_TURN).expect("a file can be written");
+    let mut command = wrk_command(subject, load);
+    command.arg("-s").arg(script);
+    command.arg(format!("https://127.0.0.1:{}/", subject.port));
+    command.arg("--").arg(lines);
+    read_wrk(&output(&mut command))
+}
+
+/// For wrk: a request for each line of the file that it is given.
+const IN_TURN: &str = r#"
+local requests, next = {}, 0
+function init(arguments)
+  for cookie in io.lines(arguments[1]) do
+    wrk.headers["Cookie"] = cookie
+    requests[#requests + 1] = wrk.format("GET", "/")
+  end
+end
+function request()
+  next = next % #requests + 1
+  return requests[next]
+end
+"#;
+
+fn wrk_command(subject: &Subject, load: Duration) -> Command {
+    let mut command = Command::new("wrk");
+    command.args(["-t1", "--latency", "--timeout", "10s"]);
+    command.arg(format!("-c{CONNECTIONS}"));
+    command.arg(format!("-d{}s", load.as_secs()));
+    command.args(["-H", &format!("Host: {}", subject.authority)]);
+    command
 }
 
 /// HTTP/2, one request at a time on each connection: as many at once as over HTTP/1.1.

@@ -107,6 +107,13 @@ impl Databroker {
         Ok(())
     }
 
+    /// All of them at once, or none; the version of the last one.
+    pub async fn put_all(&mut self, records: Vec<Record>) -> Result<u64, Status> {
+        let answer = self.client.put(ours(PutRequest { records })).await?;
+        let last = answer.into_inner().records.pop();
+        Ok(last.map_or(0, |record| record.version))
+    }
+
     /// As an administrator ends somebody's session.
     pub async fn delete_session(&mut self, id: &str) {
         let token = token::sign(&shared_secret(), Timestamp::now());

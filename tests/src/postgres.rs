@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -180,6 +181,24 @@ impl Postgres {
             sql,
         ]))?;
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// What pgbench says after it ran `script`, one transaction after another on each of `clients`.
+    pub fn pgbench(
+        &self,
+        database: &str,
+        script: &Path,
+        clients: usize,
+        time: Duration,
+    ) -> Result<String, String> {
+        let output = run(Command::new(self.binaries.join("pgbench"))
+            .args(["--no-vacuum", "--jobs=1"])
+            .arg(format!("--client={clients}"))
+            .arg(format!("--time={}", time.as_secs().max(1)))
+            .arg("--file")
+            .arg(script)
+            .arg(self.connection_string(database)))?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Makes the server offer TLS with this certificate.

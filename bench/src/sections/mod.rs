@@ -4,8 +4,14 @@ mod body;
 mod idle;
 mod latency;
 mod rate;
+mod records;
+mod reload;
+mod scale;
+mod scrape;
 mod start;
 mod websocket;
+
+use std::time::Duration;
 
 use crate::Effort;
 use crate::stage::Stage;
@@ -21,10 +27,23 @@ pub enum Section {
     Idle,
     Websocket,
     Start,
+    Scale,
+    Reload,
+    Scrape,
+    Records,
+}
+
+/// How many sessions are many; fewer where it is only to be seen that it works.
+fn many_sessions(effort: Effort) -> usize {
+    if effort.load < Duration::from_secs(2) {
+        10_000
+    } else {
+        100_000
+    }
 }
 
 impl Section {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::Http1,
         Self::Http2,
         Self::NewConnections,
@@ -33,6 +52,10 @@ impl Section {
         Self::Idle,
         Self::Websocket,
         Self::Start,
+        Self::Scale,
+        Self::Reload,
+        Self::Scrape,
+        Self::Records,
     ];
 
     pub fn title(self) -> &'static str {
@@ -45,6 +68,10 @@ impl Section {
             Self::Idle => "10,000 idle connections",
             Self::Websocket => "WebSocket round trips",
             Self::Start => "start and size",
+            Self::Scale => "with routes, sessions and cores",
+            Self::Reload => "10,000 routes reloaded under load",
+            Self::Scrape => "metrics of 2,000 routes and 1,000 people",
+            Self::Records => "databroker",
         }
     }
 
@@ -59,6 +86,10 @@ impl Section {
             Self::Idle => idle::run(stage),
             Self::Websocket => websocket::run(stage, effort),
             Self::Start => start::run(stage, effort).await,
+            Self::Scale => scale::run(stage, effort).await,
+            Self::Reload => reload::run(stage, effort).await,
+            Self::Scrape => scrape::run(stage, effort).await,
+            Self::Records => records::run(stage, effort).await,
         };
         Table::new(title, rows)
     }

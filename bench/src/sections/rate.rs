@@ -107,7 +107,7 @@ fn row(subject: &Subject, samples: &[Sample], nginx: &[Sample], envoy_yes: &[Sam
 }
 
 /// How many requests have reached the upstream.
-fn upstream_count(stage: &Stage) -> u64 {
+pub fn upstream_count(stage: &Stage) -> u64 {
     let text = Connector::plain(stage.ports.plain, "/count").expect("the upstream counts");
     // `accepts handled requests`, the third number on the third line.
     text.lines()

@@ -52,7 +52,7 @@ pub async fn run(stage: &Stage, effort: Effort) -> Vec<Row> {
 }
 
 /// Milliseconds from the start of the process to its first "ready".
-async fn restart(cluster: &mut Cluster, name: &str) -> f64 {
+pub async fn restart(cluster: &mut Cluster, name: &str) -> f64 {
     let health = url_port(&cluster.health(name, "/readyz"));
     cluster.kill(name).await;
     let begun = Instant::now();
