@@ -16,6 +16,7 @@
 mod authorize;
 mod databroker;
 mod dns;
+mod ended;
 mod failover;
 mod network;
 mod overload;
@@ -144,6 +145,11 @@ const LINES: &[Line] = &[
         reload::c58_reload,
         "configuration reload, valid and broken",
         "0 failed, a broken one changes nothing"
+    ),
+    line!(
+        ended::c27_ended_at_full_load,
+        "a session ended, then a policy closed, at full load",
+        "nobody let in who asks 1 s later"
     ),
     line!(
         overload::overload,
