@@ -26,6 +26,14 @@ bench *ARGS:
     cargo build --release --workspace --bins
     ulimit -n "$(ulimit -Hn)" && "${CARGO_TARGET_DIR:-target}/release/postern-bench" {{ ARGS }}
 
+# What one decision is made of, by itself: nanoseconds. Words pick some by name.
+bench-micro *ARGS:
+    cargo bench --workspace --bench request --bench decide -- {{ ARGS }}
+
+# Instructions of what must not creep, beside bench/budget.tsv; `--update` writes what it found.
+budget *ARGS:
+    scripts/budget.sh {{ ARGS }}
+
 # Formatting and lints, warnings included.
 lint:
     cargo fmt --check

@@ -60,12 +60,12 @@ use tonic::service::Routes;
 
 pub use ext_authz::request::{About, QuestionError, read as read_ext_authz};
 pub use local::Local;
+pub use records::{KeepTokens, Session};
 
 use contacts::Contacts;
 use ext_authz::ExtAuthz;
 use ext_authz::bounded::{Bounded, UNDER_WAY};
 use metrics::Metrics;
-use records::KeepTokens;
 use replica::Replica;
 use server::Server;
 
