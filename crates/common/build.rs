@@ -3,7 +3,7 @@
 use std::{env, error::Error, fs, path::Path};
 
 /// Every file that is not imported by another one.
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "databroker/databroker.proto",
     "session/session.proto",
     "user/user.proto",
@@ -11,6 +11,7 @@ const FILES: [&str; 8] = [
     "pomerium/device/device.proto",
     "pomerium/events/last_error.proto",
     "envoy/service/auth/v3/external_auth.proto",
+    "opentelemetry/proto/collector/trace/v1/trace_service.proto",
     "postern/authorize/v1/decisions.proto",
 ];
 

@@ -12,13 +12,13 @@ mod secret;
 
 pub use configuration::{configuration, connection_string, policy, query_filter};
 pub use message::{decision_answer, decision_question, ext_authz, proxy_protocol};
-pub use request::{cookies, form, negotiate, redirect, route, target};
+pub use request::{cookies, form, negotiate, redirect, route, target, traceparent};
 pub use secret::{csrf_cookie, handle, rpc_token, seal, sign_in_state, signed_url};
 
 /// A target: its name, which is that of its folder under `corpus/`, and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 20] = [
+pub const TARGETS: [Target; 21] = [
     ("configuration", configuration),
     ("connection_string", connection_string),
     ("cookies", cookies),
@@ -39,4 +39,5 @@ pub const TARGETS: [Target; 20] = [
     ("sign_in_state", sign_in_state),
     ("signed_url", signed_url),
     ("target", target),
+    ("traceparent", traceparent),
 ];

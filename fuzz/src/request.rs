@@ -10,6 +10,7 @@ use postern_common::config::{PathNormalization, RouteId};
 use postern_common::crypto::form as encoding;
 use postern_common::route::table::{Found, IncomingPorts};
 use postern_common::route::{RawTarget, RouteTable, Target, TargetError};
+use postern_common::telemetry::trace::Place;
 use postern_common::web::{cookie, negotiate as negotiation, redirect as allowed};
 use url::{Host, Url};
 
@@ -233,4 +234,15 @@ pub fn redirect(data: &[u8]) {
     assert_eq!(Some(host), target.url.host_str());
     let host = host.strip_suffix('.').unwrap_or(host);
     assert!(host.ends_with(".corp.test"), "{host}");
+}
+
+/// `traceparent`. What is read is written the same way, but for version and flags that we do not know.
+pub fn traceparent(data: &[u8]) {
+    let Some(place) = std::str::from_utf8(data).ok().and_then(Place::parse) else {
+        return;
+    };
+    let written = place.to_string();
+    assert_eq!(Place::parse(&written), Some(place));
+    assert_eq!(written.as_bytes().get(2..53), data.get(2..53));
+    assert!(place.header().is_some());
 }

@@ -173,4 +173,5 @@ replay! {
     sign_in_state: MUTATIONS,
     signed_url: MUTATIONS,
     target: MUTATIONS,
+    traceparent: MUTATIONS,
 }

@@ -26,4 +26,5 @@ mod rego;
 mod session;
 mod sign_in;
 mod sockets;
+mod traces;
 mod tunnel;

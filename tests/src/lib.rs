@@ -16,6 +16,7 @@
 pub mod binaries;
 pub mod browser;
 pub mod cluster;
+pub mod collector;
 pub mod databroker;
 pub mod docker;
 pub mod form;

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use futures::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use postern_common::crypto::form;
+use postern_common::telemetry::trace::{self, Span, Value};
 use postern_common::web::refusal::{Origin, Refusal};
 use postern_common::web::request_id;
 use serde_json::json;
@@ -133,6 +134,7 @@ async fn frame(
     request
         .extensions_mut()
         .insert(Under(Arc::clone(&snapshot)));
+    let mut span = span(&request, &id);
     let headers = request.headers().clone();
     let refuse = |status, reason: &str| {
         let refusal = Refusal::new(status, reason, Arc::clone(&id)).origin(Origin::Endpoint);
@@ -149,7 +151,8 @@ async fn frame(
             "This was sent by a page of another site.",
         )
     } else {
-        let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
+        let answer = trace::within(span.kept(), next.run(request));
+        let answer = AssertUnwindSafe(answer).catch_unwind();
         match tokio::time::timeout(DEADLINE, answer).await {
             Ok(Ok(response)) => response,
             Ok(Err(_)) => {
@@ -172,7 +175,25 @@ async fn frame(
         }
     };
     finish(response.headers_mut(), &id, &snapshot);
+    span.status(response.status());
     response
+}
+
+/// For what is done for a request, by us and by the databroker.
+fn span(request: &Request, id: &str) -> Span {
+    let mut span = Span::of_client(request.headers());
+    if span.is_open() {
+        let method = span.method(request.method());
+        // What leads nowhere has no name, or strangers would make names.
+        let path = request.extensions().get::<MatchedPath>();
+        span.rename(match path {
+            Some(path) => format!("{method} {}", path.as_str()),
+            None => method.to_owned(),
+        });
+        span.set("url.path", &Value::Text(request.uri().path()));
+        span.set("postern.request_id", &Value::Text(id));
+    }
+    span
 }
 
 fn finish(headers: &mut HeaderMap, id: &str, snapshot: &Snapshot) {

@@ -1,5 +1,6 @@
 //! Decides in this process: credential, facts, decision, answer.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use postern_common::authz::{
 };
 use postern_common::config::{BearerTokenFormat, Config, IssuerFormat, RouteChecksum, RouteId};
 use postern_common::telemetry::RateLimit;
+use postern_common::telemetry::trace::{self, Kind, Span, Value};
 use postern_identity::HttpClient;
 use tokio::sync::broadcast;
 
@@ -129,7 +131,9 @@ impl Local {
         let begun = Instant::now();
         let now = Timestamp::now();
         let within = self.loaded.load().current.config.grpc.client_timeout;
-        let decided = match tokio::time::timeout(within, self.answer(request, now)).await {
+        let mut span = Span::under(request.trace, Kind::Server, "decide");
+        let answer = pin!(tokio::time::timeout(within, self.answer(request, now)));
+        let decided = match trace::within(span.kept(), answer).await {
             Ok(decided) => decided,
             Err(_) => Err(AuthorizeError::DataUnavailable {
                 reason: format!("the databroker did not answer within {within:?}"),
@@ -148,6 +152,9 @@ impl Local {
                 0
             }
         };
+        if span.is_open() {
+            describe(&mut span, request, &decided);
+        }
         decided
     }
 
@@ -196,7 +203,9 @@ impl Local {
             .facts(request, snapshot, Some(route), credential, now)
             .await
             .map_err(|error| unavailable(&error))?;
+        let evaluating = Span::under(trace::current(), Kind::Internal, "policy");
         let mut ruling = decide::decide(request, &route.route, &facts, now);
+        drop(evaluating);
         // Requests that stay open are asked about again before the data is too old for them.
         let limits = [
             ruling.valid_until,
@@ -487,6 +496,26 @@ fn time_left(
         None => "it has no data yet, and this route has a max_data_age".to_owned(),
     };
     Err(AuthorizeError::DataUnavailable { reason })
+}
+
+/// What the span of a decision says about it.
+fn describe(span: &mut Span, request: &CheckRequest, decided: &Result<Decision, AuthorizeError>) {
+    span.set("postern.request_id", &Value::Text(&request.request_id));
+    if let CheckSubject::Route { id, .. } = &request.subject {
+        span.set("postern.route_id", &Value::Text(id.as_str()));
+    }
+    let decision = match decided {
+        Ok(Decision::Allow(_)) => "allow",
+        Ok(Decision::Deny(deny)) => {
+            span.set("postern.reasons", &Value::Texts(&deny.reasons));
+            "deny"
+        }
+        Err(_) => {
+            span.failed();
+            "none"
+        }
+    };
+    span.set("postern.decision", &Value::Text(decision));
 }
 
 fn unavailable(error: &LookupError) -> AuthorizeError {

@@ -38,6 +38,7 @@ pub fn request(path: &str, headers: &[(&'static str, &str)]) -> CheckRequest {
         headers: map,
         client_address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9)),
         client_certificate: None,
+        trace: None,
     }
 }
 

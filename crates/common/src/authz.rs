@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
 
 use crate::config::{RouteChecksum, RouteId};
+use crate::telemetry::trace::Place;
 
 /// May this request pass?
 ///
@@ -37,6 +38,8 @@ pub struct CheckRequest {
     /// The client's address after trusted hops.
     pub client_address: IpAddr,
     pub client_certificate: Option<Arc<ClientCertificate>>,
+    /// Under which span the decision stands; `None`: it is not traced.
+    pub trace: Option<Place>,
 }
 
 /// What the request is for.

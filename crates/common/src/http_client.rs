@@ -4,6 +4,8 @@
 //! It resolves names by [`Resolver`], always verifies certificates, never follows redirects, and
 //! bounds time and size of each answer.
 
+mod grpc;
+
 use std::future::Future;
 use std::io::Read as _;
 use std::pin::Pin;
@@ -25,6 +27,8 @@ use crate::net::connect::{ClientTls, connect_any};
 use crate::net::{ConnectError, LookupError, Resolver, Stream};
 use crate::telemetry::log::chain;
 use crate::tls::{self, Alpn, TlsError, Trust};
+
+pub use grpc::GrpcClient;
 
 /// All steps of opening a connection.
 const CONNECT: Duration = Duration::from_secs(5);

@@ -27,6 +27,7 @@ use crate::net::given;
 use crate::rpc::token::TokenKeys;
 use crate::telemetry::log::{Levels, Log, chain};
 use crate::telemetry::metrics::{self, ConfigMetrics, Metrics};
+use crate::telemetry::trace;
 
 pub use health::HealthArgs;
 
@@ -179,6 +180,8 @@ enum PrepareError {
     Health(#[from] crate::lifecycle::side_server::SideServerError),
     #[error(transparent)]
     Metrics(#[from] metrics::EndpointError),
+    #[error(transparent)]
+    Traces(#[from] trace::ExportError),
 }
 
 /// Everything that is there before the service: signals, health, metrics, reload.
@@ -204,6 +207,7 @@ fn prepare(
         option_env!("POSTERN_REVISION").unwrap_or("unknown"),
     );
     metrics.add_process(lifecycle.parts());
+    trace::start(&config, &metrics, lifecycle)?;
     let reloads = ConfigMetrics::new(&metrics, &label);
     tell(&reloads, &config);
     let endpoint = config
@@ -217,6 +221,7 @@ fn prepare(
         Supervision::Told => Supervisor::start(lifecycle).map_err(PrepareError::Supervisor)?,
         Supervision::Off => Supervisor::default(),
     };
+    let traces = config.traces.clone();
     let (levels, followed, living) = (log.levels(), keys.clone(), lifecycle.clone());
     lifecycle.spawn(watch.run(
         lifecycle.stopping(),
@@ -231,6 +236,9 @@ fn prepare(
                     && let Err(error) = endpoint.follow(options)
                 {
                     tracing::error!(error = chain(&error), "metrics keep their certificate");
+                }
+                if config.traces != traces {
+                    tracing::warn!("otel_… differs; it counts from the next start on");
                 }
                 tell(&reloads, config);
             }

@@ -39,6 +39,7 @@ use postern_common::rpc::stubs::databroker::Record;
 use postern_common::rpc::stubs::databroker::data_broker_service_server::DataBrokerServiceServer;
 use postern_common::rpc::stubs::registry::registry_server::RegistryServer;
 use postern_common::rpc::token::{self, TokenKeys};
+use postern_common::telemetry::trace;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -95,7 +96,7 @@ impl Databroker {
             .max_decoding_message_size(MAX_MESSAGE);
         let registry = RegistryServer::new(self.registry.clone());
         let routes = Routes::new(service).add_service(registry);
-        token::require(routes, keys, &[])
+        token::require(trace::serve(routes), keys, &[])
     }
 
     /// Whether the storage answers, since when not, and why.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use postern_common::telemetry::trace::{Span, Value as Attribute};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
@@ -47,6 +48,8 @@ pub(crate) struct Record {
     cause: Option<String>,
     sent: u64,
     complete: bool,
+    /// Ends with the line.
+    span: Span,
 }
 
 impl Record {
@@ -90,12 +93,14 @@ impl Record {
             cause: None,
             sent: 0,
             complete: false,
+            span: Span::of_client(headers),
             fields,
         }
     }
 
     /// What the request turned out to be for.
-    pub(crate) fn request(&mut self, request: &crate::request::Request) {
+    pub(crate) fn request(&mut self, request: &mut crate::request::Request) {
+        request.trace = self.span.place();
         self.host = Arc::clone(request.target.authority.text());
         match &request.target.form {
             postern_common::route::TargetForm::Resource { path, query } => {
@@ -120,9 +125,14 @@ impl Record {
     /// Health checks are of interest only to those who debug them.
     pub(crate) fn quiet(&mut self) {
         self.quiet = true;
+        self.span.discard();
     }
 
     pub(crate) fn route(&mut self, route: &Prepared) {
+        self.span.set(
+            "postern.route_id",
+            &Attribute::Text(route.route.id.as_str()),
+        );
         self.cluster = Some(Arc::clone(&route.cluster_name));
         self.route = Some(Arc::clone(&route.metrics));
     }
@@ -230,6 +240,28 @@ impl Record {
             || (self.method == Method::CONNECT && self.status == Some(StatusCode::OK))
     }
 
+    /// What the span says about the request: no more than the line does.
+    fn describe(&mut self) {
+        let Self { span, host, .. } = self;
+        let method = span.method(&self.method);
+        let way = self.route.as_ref().map(|route| route.stat_name());
+        span.rename(match way.or(self.cluster.as_deref()) {
+            Some(way) => format!("{method} {way}"),
+            None => method.to_owned(),
+        });
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if !port.contains(']') => name,
+            _ => host,
+        };
+        span.set("server.address", &Attribute::Text(name));
+        span.set("url.path", &Attribute::Text(&self.path));
+        span.set("postern.request_id", &Attribute::Text(&self.id));
+        span.set("postern.details", &Attribute::Text(self.details));
+        if let Some(status) = self.status {
+            span.status(status);
+        }
+    }
+
     fn line(&self, elapsed: Duration) -> String {
         let mut members = String::from("{");
         let mut add = |name: &str, value: &Value| {
@@ -264,6 +296,9 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         let elapsed = self.started.elapsed();
+        if self.span.is_open() {
+            self.describe();
+        }
         self.metrics
             .request_ended(self.status, elapsed, self.route.as_deref());
         if self.quiet {

@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::{Request as HttpRequest, StatusCode};
 use hyper::body::Incoming;
 use postern_common::authz::CheckRequest;
+use postern_common::telemetry::trace;
 use tower::ServiceExt as _;
 
 use crate::access_log::Record;
@@ -92,6 +93,9 @@ async fn in_process(
     *headers = head.headers.clone();
     for name in [X_FORWARDED_HOST, X_FORWARDED_PROTO] {
         headers.remove(name);
+    }
+    if let Some(place) = request.trace {
+        trace::pass_on(place, &head.headers, headers);
     }
     // As if it had come over the network, so that authenticate reads it alike.
     headers.insert(http::header::HOST, value(request.target.authority.text())?);

@@ -315,6 +315,7 @@ pub(crate) mod tests {
             headers: HeaderMap::new(),
             client_address: [127, 0, 0, 1].into(),
             client_certificate: None,
+            trace: None,
         })
     }
 

@@ -13,6 +13,7 @@ use postern_common::authz::{
     Allow, AuthorizeError, CheckRequest, CheckSubject, Decision, Deny, DenyKind,
 };
 use postern_common::config::{ErrorDetails, Route};
+use postern_common::telemetry::trace::{Kind, Span};
 use postern_common::web::refusal::Origin;
 
 use crate::admission;
@@ -102,10 +103,15 @@ pub(crate) async fn ask(
         id: route.route.id.clone(),
         checksum: route.route.checksum,
     };
-    let question = Arc::new(request.question(subject, std::mem::take(&mut head.headers)));
+    let asking = Span::under(request.trace, Kind::Client, "authorize");
+    let question = Arc::new(CheckRequest {
+        trace: asking.kept(),
+        ..request.question(subject, std::mem::take(&mut head.headers))
+    });
     *kept = Some(Arc::clone(&question));
     let open = core.open.enter(Arc::clone(&question));
     let allow = decide(core, open.entry(), Some(&route.route)).await?;
+    drop(asking);
     Ok(Permit {
         request,
         question,
@@ -156,7 +162,11 @@ pub(crate) async fn identify(
     request: &Request,
     headers: &HeaderMap,
 ) -> Result<Box<Allow>, Stop> {
-    let question = Arc::new(request.question(CheckSubject::OwnEndpoint, headers.clone()));
+    let asking = Span::under(request.trace, Kind::Client, "authorize");
+    let question = Arc::new(CheckRequest {
+        trace: asking.kept(),
+        ..request.question(CheckSubject::OwnEndpoint, headers.clone())
+    });
     let open = core.open.enter(question);
     decide(core, open.entry(), None).await
 }

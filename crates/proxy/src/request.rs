@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use postern_common::authz::{CheckRequest, CheckSubject, ClientCertificate, Scheme};
 use postern_common::config::UnderscoreHeaders;
 use postern_common::route::{RawTarget, Target, TargetError, TargetForm, authority_of};
+use postern_common::telemetry::trace::Place;
 use tokio::time::Instant;
 
 use crate::body::Body;
@@ -32,6 +33,8 @@ pub(crate) struct Request {
     pub client_certificate: Option<Arc<ClientCertificate>>,
     pub upgrade: Option<Upgrade>,
     pub grpc: bool,
+    /// Where it stands in a trace; `None` where nothing is traced.
+    pub trace: Option<Place>,
 }
 
 /// A request to change the protocol.
@@ -78,6 +81,7 @@ pub(crate) fn read(
         grpc: is_grpc(&head.headers),
         target,
         upgrade,
+        trace: None,
     })
 }
 
@@ -103,6 +107,7 @@ impl Request {
             headers,
             client_address: self.client_address,
             client_certificate: self.client_certificate.clone(),
+            trace: None,
         }
     }
 }

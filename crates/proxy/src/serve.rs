@@ -106,8 +106,8 @@ async fn answer(
     record: &mut Record,
     kept: &mut Option<Arc<CheckRequest>>,
 ) -> Result<Reply, Stop> {
-    let request = request::read(head, Arc::clone(&record.id), client, snapshot)?; // 400, 421
-    record.request(&request);
+    let mut request = request::read(head, Arc::clone(&record.id), client, snapshot)?; // 400, 421
+    record.request(&mut request);
     if internal::is_probe(&request, record) {
         return internal::probe(core, &request);
     }

@@ -23,6 +23,7 @@ fn request(headers: &[(&'static str, &str)], query: Option<&str>) -> CheckReques
         headers: map,
         client_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         client_certificate: None,
+        trace: None,
     }
 }
 

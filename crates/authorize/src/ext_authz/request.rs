@@ -117,6 +117,7 @@ pub fn read(
         headers,
         client_address: client_address(attributes)?,
         client_certificate: client_certificate(attributes)?,
+        trace: None,
     };
     Ok((request, about(attributes)?))
 }

@@ -146,6 +146,7 @@ fn any_request() -> impl Strategy<Value = CheckRequest> {
                     client_address,
                     client_certificate: chain
                         .map(|chain| postern_common::authz::ClientCertificate { chain }.into()),
+                    trace: None,
                 }
             },
         )

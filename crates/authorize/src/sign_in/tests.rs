@@ -24,6 +24,7 @@ fn request(headers: &[(&'static str, &str)]) -> CheckRequest {
         headers: map,
         client_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         client_certificate: None,
+        trace: None,
     }
 }
 

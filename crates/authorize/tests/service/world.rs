@@ -310,6 +310,7 @@ impl World {
             headers: map,
             client_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             client_certificate: None,
+            trace: None,
         }
     }
 

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::config::{RouteChecksum, RouteId};
 use crate::rpc::stubs::authorize as proto;
+use crate::telemetry::trace::Place;
 
 /// A message that does not say what it should.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +50,9 @@ pub fn question(number: u64, request: &CheckRequest) -> proto::Question {
                 chain: certificate.chain.iter().cloned().map(Bytes::from).collect(),
             }
         }),
+        traceparent: request
+            .trace
+            .map_or_else(String::new, |place| place.to_string()),
     }
 }
 
@@ -91,6 +95,8 @@ pub fn check_request(question: proto::Question) -> Result<CheckRequest, WireErro
                 chain: certificate.chain.into_iter().map(Into::into).collect(),
             })
         }),
+        // What cannot be read costs the trace, not the decision.
+        trace: Place::parse(&question.traceparent).and_then(Place::if_kept),
     })
 }
 

@@ -19,6 +19,7 @@ mod secrets;
 mod services;
 mod sign_in;
 mod storage;
+mod traces;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -199,10 +200,8 @@ fn config(load: &mut Load<'_>, map: &Map, origin: &Origin) -> Option<Config> {
     let downstream_mtls = mtls::downstream_mtls(load, root, &services);
     let log = observe::log(load, root);
     let metrics = observe::metrics(load, root);
-    if let Some(listen) = &listen {
-        let metrics = metrics.as_ref().map(|metrics| metrics.address);
-        services::clashes(load, root, listen, metrics);
-    }
+    let traces = traces::traces(load, root);
+    services::clashes(load, root, listen.as_ref(), metrics.as_ref());
     let branding = observe::branding(load, root);
     let flags = observe::flags(load, root);
     let signout_redirect_url = root.url(load, "signout_redirect_url").map(|url| url.value);
@@ -261,6 +260,7 @@ fn config(load: &mut Load<'_>, map: &Map, origin: &Origin) -> Option<Config> {
         downstream_mtls,
         log,
         metrics,
+        traces,
         branding,
         flags,
         signout_redirect_url,

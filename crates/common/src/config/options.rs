@@ -48,6 +48,8 @@ pub struct Config {
     pub downstream_mtls: Option<DownstreamMtls>,
     pub log: LogOptions,
     pub metrics: Option<MetricsOptions>,
+    /// `None`: nothing is traced.
+    pub traces: Option<TracesOptions>,
     pub branding: Branding,
     pub flags: RuntimeFlags,
     pub signout_redirect_url: Option<Url>,
@@ -663,6 +665,65 @@ impl fmt::Debug for MetricsOptions {
             .field("tls", &self.tls)
             .finish()
     }
+}
+
+/// `otel_*`: where spans go, and how many.
+#[derive(Clone, PartialEq)]
+pub struct TracesOptions {
+    /// Of the collector; by HTTP with the path that spans are posted to.
+    pub endpoint: Url,
+    pub protocol: TracesProtocol,
+    /// For the collector; their values are secret.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Of one export.
+    pub timeout: Duration,
+    /// Share of the traces that begin here which are kept, from 0 to 1.
+    pub ratio: f64,
+    /// What this process says about itself.
+    pub resource: Vec<(String, String)>,
+    /// Bytes of a text that stands in a span.
+    pub longest_value: usize,
+    /// At most this long between two batches.
+    pub delay: Duration,
+    /// Spans in a batch.
+    pub batch: usize,
+}
+
+impl TracesOptions {
+    pub const LARGEST_BATCH: usize = 8192;
+
+    /// With OpenTelemetry's defaults.
+    pub fn to(endpoint: Url, protocol: TracesProtocol) -> Self {
+        Self {
+            endpoint,
+            protocol,
+            headers: Vec::new(),
+            timeout: Duration::from_secs(10),
+            ratio: 1.0,
+            resource: Vec::new(),
+            longest_value: 256,
+            delay: Duration::from_secs(5),
+            batch: 512,
+        }
+    }
+}
+
+impl fmt::Debug for TracesOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TracesOptions")
+            .field("endpoint", &self.endpoint.as_str())
+            .field("protocol", &self.protocol)
+            .field("ratio", &self.ratio)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a collector is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TracesProtocol {
+    Grpc,
+    /// `http/protobuf`
+    Http,
 }
 
 #[derive(Clone, PartialEq, Eq)]

@@ -12,7 +12,7 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/stubs.rs"));
 }
 
-pub use generated::{databroker, envoy, google, registry, session, user};
+pub use generated::{databroker, envoy, google, opentelemetry, registry, session, user};
 
 pub use generated::envoy::service::auth::v3 as ext_authz;
 pub use generated::pomerium::{device, events};
@@ -43,6 +43,7 @@ mod tests {
             "pomerium.events",
             "envoy.service.auth.v3",
             "google.rpc",
+            "opentelemetry.proto.trace.v1",
             "postern.authorize.v1",
             "google.protobuf",
         ] {

@@ -20,6 +20,7 @@ use super::client::{EndpointStatus, Remote, RemoteConfig, Switch};
 use super::connection::Endpoint;
 use super::discovery::{Lookup, TargetError};
 use super::line::Line;
+use crate::telemetry::trace;
 
 /// Carries the calls of any generated client: `DataBrokerServiceClient::new(transport)`.
 #[derive(Debug, Clone)]
@@ -287,7 +288,8 @@ impl Service<Request<Body>> for Transport {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        trace::mark(request.headers_mut());
         match &self.way {
             Way::Local(routes) => {
                 let routes = routes.clone();

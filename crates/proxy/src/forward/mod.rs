@@ -26,6 +26,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use postern_common::authz::SessionSummary;
 use postern_common::config::{ErrorDetails, PathMatcher, RouteTarget, UpstreamTarget};
+use postern_common::telemetry::trace::{Kind, Span};
 
 use self::exchange::{Progress, RequestBody, RequestFailure, TimedOut, Timeouts, Trailers};
 use self::headers::Receiver;
@@ -189,6 +190,9 @@ async fn proxied(
     let upgrades = client_upgrade.as_ref();
     let needs = upgrades.map_or(Needs::Http, |_| Needs::Http1);
     let mut tries = plan.tries(&core.pool, allow.session.as_deref());
+    let mut span = Span::under(request.trace, Kind::Client, "upstream");
+    // Until there is an answer.
+    span.failed();
     loop {
         let leased = tries.lease(needs, plan.metrics()).await;
         let (member, mut lease) = leased.map_err(|stop| plan.without_hidden_details(stop))?;
@@ -202,6 +206,7 @@ async fn proxied(
             member,
             path: &path,
             path_and_query: &path_and_query,
+            trace: span.place(),
         };
         let (mut sending, host) = outgoing.build(lease.is_http2(), body)?;
         *sending.extensions_mut() = extensions.clone();
@@ -216,6 +221,7 @@ async fn proxied(
         .await;
         match sent {
             Ok(response) => {
+                span.status(response.status());
                 let exchange = Exchange {
                     lease: Some(lease),
                     progress,

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 use postern_common::authz::Allow;
 use postern_common::config::{PassIdentity, UpstreamProtocol};
 use postern_common::route::TargetForm;
+use postern_common::telemetry::trace::{self, Place, TRACEPARENT};
 
 use super::Plan;
 use super::exchange::RequestBody;
@@ -28,6 +29,7 @@ pub(super) struct Outgoing<'a> {
     pub member: &'a Member,
     pub path: &'a Cow<'a, str>,
     pub path_and_query: &'a PathAndQuery,
+    pub trace: Option<Place>,
 }
 
 impl Outgoing<'_> {
@@ -77,6 +79,11 @@ impl Outgoing<'_> {
                 remove: removed,
             },
         );
+        if let Some(place) = self.trace
+            && !removed.contains(&TRACEPARENT)
+        {
+            trace::pass_on(place, self.headers, &mut map);
+        }
         if websocket_key.is_some() {
             upgrade::add_websocket_key(&mut map);
         }

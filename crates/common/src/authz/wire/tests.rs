@@ -37,6 +37,13 @@ fn certificate() -> impl Strategy<Value = Option<Arc<ClientCertificate>>> {
     proptest::option::of(chain.prop_map(|chain| Arc::new(ClientCertificate { chain })))
 }
 
+/// What is not kept does not travel.
+fn place() -> impl Strategy<Value = Option<Place>> {
+    proptest::option::of((1..u128::MAX, 1..u64::MAX).prop_map(|(trace, span)| {
+        Place::parse(&format!("00-{trace:032x}-{span:016x}-01")).unwrap()
+    }))
+}
+
 fn any_request() -> impl Strategy<Value = CheckRequest> {
     let words = (
         "[A-Z]{1,10}",
@@ -50,9 +57,10 @@ fn any_request() -> impl Strategy<Value = CheckRequest> {
         header_list(),
         any::<IpAddr>(),
         certificate(),
+        place(),
     );
     (words, rest).prop_map(|((method, host, path, query), rest)| {
-        let (subject, https, headers, client_address, client_certificate) = rest;
+        let (subject, https, headers, client_address, client_certificate, trace) = rest;
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(name, value);
@@ -68,6 +76,7 @@ fn any_request() -> impl Strategy<Value = CheckRequest> {
             headers: map,
             client_address,
             client_certificate,
+            trace,
         }
     })
 }

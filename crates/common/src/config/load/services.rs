@@ -9,8 +9,8 @@ use url::Url;
 use super::super::diagnostic::{Diagnostic, code};
 use super::super::keys;
 use super::super::options::{
-    DrainOptions, ExtAuthzCallers, Grpc, GrpcListenerSecurity, Listen, ProcessOptions,
-    ProxyProtocol, ServerTls, Service, ServiceUrls, Services, Supervision,
+    DrainOptions, ExtAuthzCallers, Grpc, GrpcListenerSecurity, Listen, MetricsOptions,
+    ProcessOptions, ProxyProtocol, ServerTls, Service, ServiceUrls, Services, Supervision,
 };
 use super::super::place::{At, Place};
 use super::certificates::Shown;
@@ -215,9 +215,11 @@ fn any(port: u16) -> SocketAddr {
 pub fn clashes(
     load: &mut Load<'_>,
     root: Section<'_>,
-    listen: &Listen,
-    metrics: Option<SocketAddr>,
+    listen: Option<&Listen>,
+    metrics: Option<&MetricsOptions>,
 ) {
+    let Some(listen) = listen else { return };
+    let metrics = metrics.map(|metrics| metrics.address);
     let listeners = [
         ("address", listen.public),
         ("grpc_address", listen.grpc),

@@ -139,5 +139,6 @@ pub fn question(id: &str) -> Arc<CheckRequest> {
         headers: HeaderMap::new(),
         client_address: SocketAddr::from(([127, 0, 0, 1], 1)).ip(),
         client_certificate: None,
+        trace: None,
     })
 }
