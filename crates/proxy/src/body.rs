@@ -14,7 +14,6 @@ use hyper::body::Incoming;
 use postern_common::lifecycle::Busy;
 
 use crate::access_log::Record;
-use crate::alarm::Alarm;
 use crate::connection::Client;
 use crate::forward::exchange::{Progress, TimedOut, Timeouts};
 use crate::forward::headers::is_hop_by_hop;
@@ -43,7 +42,6 @@ pub(crate) struct Watch {
     pub exchange: Option<Exchange>,
     pub open: Option<Open>,
     pub life: Option<Life>,
-    alarm: Alarm,
 }
 
 /// The upstream's side of it.
@@ -140,7 +138,6 @@ impl Body {
                 exchange: Some(exchange),
                 open: Some(open),
                 life: None,
-                alarm: Alarm::default(),
             })),
         };
         body.complete_if_ended();
@@ -205,9 +202,11 @@ impl Watch {
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Option<BodyError> {
-        let exchange = self.exchange.as_ref()?;
+        let exchange = self.exchange.as_mut()?;
         let (at, which) = exchange.progress.deadline(&exchange.timeouts)?;
-        self.alarm
+        // Without the lease the answer has ended, and nobody waits for more of it.
+        let alarm = &mut exchange.lease.as_mut()?.alarm;
+        alarm
             .poll(cx, at)
             .is_ready()
             .then_some(BodyError::TimedOut(which))

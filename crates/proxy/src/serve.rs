@@ -165,7 +165,9 @@ fn finish(
         // A browser would keep to HTTPS for whatever else runs on this machine, for a year.
         response.headers_mut().remove(STRICT_TRANSPORT_SECURITY);
     }
-    if let Ok(id) = HeaderValue::try_from(&*record.id) {
+    if let Ok(mut id) = HeaderValue::try_from(&*record.id) {
+        // No two are the same: HPACK's table would only be filled with them (RFC 7541 7.1.3).
+        id.set_sensitive(true);
         response.headers_mut().insert(X_REQUEST_ID, id);
     }
     // What a client sends after CONNECT without waiting is for the far end, not requests to us.

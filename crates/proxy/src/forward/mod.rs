@@ -209,11 +209,12 @@ async fn proxied(
             trace: span.place(),
         };
         let (mut sending, host) = outgoing.build(lease.is_http2(), body)?;
-        *sending.extensions_mut() = extensions.clone();
+        *sending.extensions_mut() = std::mem::take(&mut extensions);
         record.forwarded(Some(host), path.clone().into_owned());
         let sent = head(
             lease.send(sending),
             plan.silence(&tries, needs, may_repeat),
+            &mut lease.alarm,
             &progress,
             &timeouts.for_head(tunnel),
             &open,
@@ -239,7 +240,11 @@ async fn proxied(
                 );
             }
             Err(NoHead::Send(mut error)) => {
-                let unsent = error.take_message().map(Request::into_body);
+                let unsent = error.take_message().map(|unsent| {
+                    let (head, body) = unsent.into_parts();
+                    extensions = head.extensions;
+                    body
+                });
                 let error = error.into_error();
                 if let Some(failure) = progress.request_failure() {
                     return Err(failures::of_request(failure));
@@ -280,12 +285,12 @@ enum NoHead {
 async fn head(
     sending: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
     mut silence: Option<LocalBoxFuture<'_, ()>>,
+    alarm: &mut Alarm,
     progress: &Progress,
     timeouts: &Timeouts,
     open: &Open,
 ) -> Result<Response<Incoming>, NoHead> {
     let mut sending = pin!(sending);
-    let mut alarm = Alarm::default();
     std::future::poll_fn(|cx| {
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
             return Poll::Ready(sent.map_err(|error| NoHead::Send(Box::new(error))));

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::connect::{Connected, Needs, connect};
 use super::{Endpoint, UpstreamError};
+use crate::alarm::Alarm;
 use crate::forward::exchange::{Progress, RequestBody};
 use crate::limits;
 
@@ -41,6 +42,7 @@ struct Host {
 #[derive(Debug)]
 struct Idle {
     sender: http1::SendRequest<RequestBody>,
+    alarm: Alarm,
     since: Instant,
 }
 
@@ -58,6 +60,9 @@ pub(crate) struct Lease {
     host: Rc<Host>,
     way: Way,
     needs: Needs,
+    /// For the limits of the exchange. It stays with an HTTP/1.1 connection: a timer that is set
+    /// already, for an earlier exchange, serves the next without being touched.
+    pub alarm: Alarm,
     /// The connection has carried requests before, so it may be dead without our knowing.
     pub reused: bool,
 }
@@ -170,12 +175,10 @@ impl Host {
         while let Some(at) = idle.iter().rposition(|idle| idle.sender.is_ready()) {
             let taken = idle.remove(at);
             if taken.since.elapsed() < limits::UPSTREAM_IDLE && !taken.sender.is_closed() {
-                return Some(Lease::new(
-                    self,
-                    Way::Http1(Some(taken.sender)),
-                    needs,
-                    true,
-                ));
+                let way = Way::Http1(Some(taken.sender));
+                let mut lease = Lease::new(self, way, needs, true);
+                lease.alarm = taken.alarm;
+                return Some(lease);
             }
         }
         idle.retain(|idle| !idle.sender.is_closed());
@@ -200,6 +203,7 @@ impl Lease {
             host: Rc::clone(host),
             way,
             needs,
+            alarm: Alarm::default(),
             reused,
         }
     }
@@ -253,6 +257,7 @@ impl Lease {
             if idle.len() < limits::UPSTREAM_IDLE_CONNECTIONS {
                 idle.push(Idle {
                     sender,
+                    alarm: std::mem::take(&mut self.alarm),
                     since: Instant::now(),
                 });
             }
