@@ -36,6 +36,7 @@ use clap::Parser;
 
 use crate::sections::Section;
 use crate::stage::Stage;
+use crate::subject::Who;
 
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -44,6 +45,9 @@ struct Arguments {
     /// Only these sections
     #[arg(long = "section", value_enum)]
     sections: Vec<Section>,
+    /// Only these, beside nginx
+    #[arg(long = "subject", value_enum)]
+    subjects: Vec<Who>,
     /// Three rounds of a second: to see that it works
     #[arg(long)]
     quick: bool,
@@ -99,6 +103,12 @@ async fn main() {
         arguments.sections
     };
     let mut stage = Stage::set().await;
+    if !arguments.subjects.is_empty() {
+        let wanted = arguments.subjects;
+        stage
+            .subjects
+            .retain(|subject| subject.who == Who::Nginx || wanted.contains(&subject.who));
+    }
     let mut tables = Vec::new();
     for section in sections {
         eprintln!("… {}", section.title());

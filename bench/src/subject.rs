@@ -5,7 +5,7 @@ use std::fmt;
 use crate::procfs;
 
 /// What is measured against what.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Who {
     Nginx,
     NginxAuth,
