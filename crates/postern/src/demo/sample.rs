@@ -4,7 +4,8 @@
 //! checks signature, audience and times with an ordinary JWT library.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use askama::Template;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
@@ -16,7 +17,7 @@ use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::any;
 use axum::{Router, body::Body};
 use futures::StreamExt;
-use jsonwebtoken::jwk::JwkSet;
+use jsonwebtoken::jwk::{Jwk, JwkSet};
 use postern_common::config::DnsOptions;
 use postern_common::http_client::{HttpsClient, Limits};
 use postern_common::net::{LookupError, Resolver};
@@ -65,7 +66,11 @@ pub struct PublishedKeys {
     /// Of the first name; all of them publish the same keys.
     url: Uri,
     client: HttpsClient,
+    fetched: Mutex<Option<(Instant, JwkSet)>>,
 }
+
+/// How long fetched keys are used, as applications do. Longer where they cannot be fetched anew.
+const KEPT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
@@ -91,7 +96,31 @@ impl PublishedKeys {
             audiences: names.iter().map(|name| name.audience.clone()).collect(),
             url,
             client,
+            fetched: Mutex::new(None),
         })
+    }
+
+    async fn find(&self, kid: &str) -> Result<Jwk, String> {
+        let known = self.fetched().as_ref().and_then(|(at, set)| {
+            let key = set.find(kid)?.clone();
+            Some((key, at.elapsed() < KEPT))
+        });
+        if let Some((key, true)) = known {
+            return Ok(key);
+        }
+        match (self.fetch().await, known) {
+            (Ok(set), _) => {
+                let key = set.find(kid).cloned();
+                *self.fetched() = Some((Instant::now(), set));
+                key.ok_or_else(|| format!("no key {kid} is published"))
+            }
+            (Err(_), Some((key, _))) => Ok(key),
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    fn fetched(&self) -> MutexGuard<'_, Option<(Instant, JwkSet)>> {
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn fetch(&self) -> Result<JwkSet, String> {
@@ -202,11 +231,8 @@ async fn verified_claims(
 ) -> Result<serde_json::Map<String, serde_json::Value>, String> {
     let header = jsonwebtoken::decode_header(token).map_err(|error| error.to_string())?;
     let kid = header.kid.ok_or("the assertion names no key")?;
-    let set = keys.fetch().await?;
-    let key = set
-        .find(&kid)
-        .ok_or_else(|| format!("no key {kid} is published"))?;
-    let decoding = jsonwebtoken::DecodingKey::from_jwk(key).map_err(|error| error.to_string())?;
+    let key = keys.find(&kid).await?;
+    let decoding = jsonwebtoken::DecodingKey::from_jwk(&key).map_err(|error| error.to_string())?;
     let mut rules = jsonwebtoken::Validation::new(header.alg);
     rules.set_audience(&keys.audiences);
     rules.set_required_spec_claims(&["exp", "aud"]);
