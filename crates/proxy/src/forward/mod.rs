@@ -20,7 +20,7 @@ use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
 use http::header::CONTENT_LENGTH;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http::{Extensions, HeaderMap, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
@@ -240,11 +240,7 @@ async fn proxied(
                 );
             }
             Err(NoHead::Send(mut error)) => {
-                let unsent = error.take_message().map(|unsent| {
-                    let (head, body) = unsent.into_parts();
-                    extensions = head.extensions;
-                    body
-                });
+                let unsent = taken_back(&mut error, &mut extensions);
                 let error = error.into_error();
                 if let Some(failure) = progress.request_failure() {
                     return Err(failures::of_request(failure));
@@ -269,6 +265,17 @@ async fn proxied(
             Err(NoHead::Closed(why)) => return Err(failures::withdrawn(why)),
         }
     }
+}
+
+/// The body of a request that was not sent. What its client's connection knows of it goes back to
+/// where it came from.
+fn taken_back(
+    error: &mut TrySendError<Request<RequestBody>>,
+    extensions: &mut Extensions,
+) -> Option<RequestBody> {
+    let (head, body) = error.take_message()?.into_parts();
+    *extensions = head.extensions;
+    Some(body)
 }
 
 /// What came instead of the head of an answer.
