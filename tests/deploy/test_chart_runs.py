@@ -49,7 +49,8 @@ resolvers docker
     timeout resolve 500ms
     timeout retry 500ms
     hold valid 1s
-    hold obsolete 5s
+    # An address that has left the name may be another pod's a moment later, which is healthy, too.
+    hold obsolete 0s
 listen https
     bind :443
     balance leastconn
