@@ -105,8 +105,8 @@ class Load:
     ones. It ends with the `with` block."""
 
     def __init__(self, person, url, workers=6, says="", again=False):
-        # `says`: what stands in a right answer. `again`: a request whose connection broke is sent anew
-        # for a second, as browsers do.
+        # `says`: what stands in a right answer. `again`: a request whose connection broke, or that was
+        # refused for now, is sent anew for two seconds, as people do.
         self.person, self.url, self.says, self.again = person, url, says, again
         self.outcomes, self.slowest, self.lock = Counter(), 0.0, threading.Lock()
         self.stop = threading.Event()
@@ -130,7 +130,7 @@ class Load:
                 client = self.person.browser(self.person.client.cookies)
             began = time.monotonic()
             outcome = self.ask(client)
-            while self.again and isinstance(outcome, str) and time.monotonic() - began < 1:
+            while self.again and isinstance(outcome, str) and time.monotonic() - began < 2:
                 client = self.person.browser(self.person.client.cookies)
                 outcome = self.ask(client)
             took = time.monotonic() - began
@@ -142,7 +142,10 @@ class Load:
     def ask(self, client):
         try:
             answer = client.get(self.url, follow_redirects=False)
-            return answer.status_code if self.says in answer.text else (answer.status_code, answer.text)
+            if self.says in answer.text:
+                return answer.status_code
+            # What is refused for now may be asked again; what was answered wrongly may not.
+            return (200, answer.text) if answer.status_code == 200 else f"{answer.status_code}: {answer.text}"
         except httpx.HTTPError as error:
             return f"{type(error).__name__}: {error}"
 
