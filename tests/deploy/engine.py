@@ -17,6 +17,10 @@ from conftest import ROOT, run
 IMAGES = ["postern", "postern-proxy", "postern-authorize", "postern-authenticate", "postern-databroker"]
 
 
+# Ends every name on the engine: what another run left there, or still does there, is not this run's.
+RUN = str(os.getpid())
+
+
 def docker(*arguments):
     code, out, err = run("docker", *arguments)
     assert code == 0, f"docker {arguments}: {out}{err}"
@@ -106,7 +110,7 @@ class Load:
 
     def __init__(self, person, url, workers=6, says="", again=False):
         # `says`: what stands in a right answer. `again`: a request whose connection broke, or that was
-        # refused for now, is sent anew for two seconds, as people do.
+        # refused for now, is sent anew for five seconds, as people do.
         self.person, self.url, self.says, self.again = person, url, says, again
         self.outcomes, self.slowest, self.lock = Counter(), 0.0, threading.Lock()
         self.stop = threading.Event()
@@ -130,7 +134,7 @@ class Load:
                 client = self.person.browser(self.person.client.cookies)
             began = time.monotonic()
             outcome = self.ask(client)
-            while self.again and isinstance(outcome, str) and time.monotonic() - began < 2:
+            while self.again and isinstance(outcome, str) and time.monotonic() - began < 5:
                 client = self.person.browser(self.person.client.cookies)
                 outcome = self.ask(client)
             took = time.monotonic() - began

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import CHART, POSTERN, SERVICES, Rendered, container, env, run, template
-from engine import Load, Names, Person, address, docker, needed, until
+from engine import RUN, Load, Names, Person, address, docker, needed, until
 
-NETWORK = "postern-chart"
-LABEL = "postern-test=chart"
+NETWORK = f"postern-chart-{RUN}"
+LABEL = f"postern-test=chart-{RUN}"
 SITE = "https://app.corp.test/get"
 VALUES = {
     "image": {"registry": "postern", "tag": "latest"},
@@ -206,13 +206,12 @@ class Deployment:
 def clean():
     for id in docker("ps", "--all", "--quiet", "--filter", f"label={LABEL}").split():
         docker("rm", "--force", "--volumes", id)
-    run("docker", "network", "rm", NETWORK)
+    docker("network", "rm", NETWORK)
 
 
 @pytest.fixture
 def deployment(tmp_path, monkeypatch):
     needed()
-    clean()
     docker("network", "create", NETWORK)
     try:
         deployment = Deployment(tmp_path)

@@ -1,12 +1,14 @@
 """deploy/compose/ha on a real engine: sign in, kill one of each, cut off one of each, replace all."""
 
+import shutil
+
 import pytest
 from conftest import ROOT, SERVICES, run
-from engine import Load, Names, Person, address, docker, needed, until
+from engine import RUN, Load, Names, Person, address, docker, needed, until
 
 HA = ROOT / "deploy/compose/ha"
 SITE = "https://httpbin.localhost.pomerium.io/get"
-PROJECT = "postern-ha"
+PROJECT = f"postern-ha-{RUN}"
 # Each container from the others, and the database from who asks it.
 CUTS = [*[(service, "services") for service in SERVICES], ("databroker", "records"), ("postgres", "records")]
 
@@ -26,6 +28,7 @@ def healthy(service):
 def deployment(monkeypatch):
     needed()
     for name, value in {
+        "COMPOSE_PROJECT_NAME": PROJECT,
         "POSTERN_REGISTRY": "postern",
         "HAPROXY_IMAGE": "postern-local/haproxy",
         "POSTGRES_IMAGE": "postern-local/postgres",
@@ -35,7 +38,6 @@ def deployment(monkeypatch):
         "PROVIDER_PORT": "0",
     }.items():
         monkeypatch.setenv(name, value)
-    run(HA / "run.sh", "down", "--volumes", "--timeout", "1")
     code, out, err = run(HA / "run.sh", "up", timeout=300)
     try:
         assert code == 0, out + err
@@ -49,7 +51,8 @@ def deployment(monkeypatch):
         )
         yield
     finally:
-        run(HA / "run.sh", "down", "--volumes", "--timeout", "1")
+        code, out, err = run(HA / "run.sh", "down", "--volumes", "--timeout", "1")
+    assert code == 0, out + err
 
 
 def test_it_survives_kills_cuts_and_upgrades(deployment):
@@ -105,3 +108,13 @@ def test_it_survives_kills_cuts_and_upgrades(deployment):
     assert code == 0, out + err
     assert healthy("authorize") == 3
     assert "Hello, Bob" in Person(HA / "secrets/internal-ca.crt").sign_in(SITE, "bob").text
+
+
+def test_records_made_with_another_password_are_left_alone(monkeypatch, tmp_path):
+    needed()
+    shutil.copytree(HA, tmp_path / "ha", ignore=shutil.ignore_patterns("secrets"))
+    monkeypatch.setenv("COMPOSE_PROJECT_NAME", f"postern-other-{RUN}")
+    volume = docker("volume", "create", f"postern-other-{RUN}_records")
+    code, out, err = run(tmp_path / "ha/run.sh", "up")
+    docker("volume", "rm", volume)
+    assert code == 1 and "secrets/postgres-password is missing" in err and volume in err, out + err

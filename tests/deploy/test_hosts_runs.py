@@ -5,11 +5,11 @@ import os
 
 import pytest
 from conftest import POSTERN, ROOT, SERVICES, run
-from engine import Load, Names, Person, address, docker, reached, until
+from engine import RUN, Load, Names, Person, address, docker, reached, until
 from test_hosts import UNITS
 
 IMAGE = "postern-local/systemd-procps"
-HOST = "postern-host"
+HOST = f"postern-host-{RUN}"
 DOMAIN = "localhost.pomerium.io"
 SITE = f"https://app.{DOMAIN}/get"
 SPLIT = [f"postern-{service}" for service in SERVICES]
@@ -105,7 +105,6 @@ def ann(package, tmp_path_factory):
     """Somebody whose browser finds the host, on which everything is installed and nothing runs yet."""
     tmp_path = tmp_path_factory.mktemp("host")
     image(tmp_path)
-    run("docker", "rm", "--force", HOST)
     names = ["app", "authenticate", "services", "idp", "upstream"]
     docker(
         "run", "--detach", "--name", HOST, "--env=container=docker",

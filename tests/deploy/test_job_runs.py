@@ -6,16 +6,15 @@ import ssl
 import pytest
 from api_server import Cluster
 from conftest import CHART, POSTERN, container, rendered, run
-from engine import docker, needed
+from engine import RUN, docker, needed
 
-NETWORK = "postern-job"
+NETWORK = f"postern-job-{RUN}"
 
 
 @pytest.fixture
 def api(tmp_path):
     """The API, and what Kubernetes mounts into a pod that may talk to it."""
     needed()
-    run("docker", "network", "rm", NETWORK)
     docker("network", "create", NETWORK)
     gateway = docker("network", "inspect", NETWORK, "--format", "{{(index .IPAM.Config 0).Gateway}}")
     code, out, err = run(POSTERN, "demo", "certificates", tmp_path / "api", gateway)

@@ -5,8 +5,8 @@
 #   run.sh doctor                    say what is wrong with it, as seen from where a proxy runs
 #   run.sh down [--volumes]          stop and remove it, with --volumes the records too
 # DEMO=no leaves out the demo's identity provider and upstream. The environment, or a file .env here,
-# names images (POSTERN_REGISTRY, POSTERN_TAG, HAPROXY_IMAGE, POSTGRES_IMAGE) and ports of the host
-# (HTTPS_PORT, HTTP_PORT).
+# names images (POSTERN_REGISTRY, POSTERN_TAG, HAPROXY_IMAGE, POSTGRES_IMAGE), ports of the host
+# (HTTPS_PORT, HTTP_PORT) and, for a second deployment beside this one, the project (COMPOSE_PROJECT_NAME).
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -18,13 +18,14 @@ if [ -f .env ]; then
 fi
 registry=${POSTERN_REGISTRY:-ghcr.io/postern-proxy}
 tag=${POSTERN_TAG:-latest}
+project=${COMPOSE_PROJECT_NAME:-postern-ha}
 services=(databroker authorize authenticate proxy)
 files=(-f docker-compose.yaml)
 [ "${DEMO:-yes}" = no ] || files+=(-f demo.yaml)
 
 compose() {
-    if docker compose version >/dev/null 2>&1; then docker compose --project-name postern-ha "${files[@]}" "$@"
-    else docker-compose --project-name postern-ha "${files[@]}" "$@"; fi
+    if docker compose version >/dev/null 2>&1; then docker compose --project-name "$project" "${files[@]}" "$@"
+    else docker-compose --project-name "$project" "${files[@]}" "$@"; fi
 }
 
 # write NAME: takes a secret from standard input. Containers run as another user, so the file is
@@ -39,6 +40,11 @@ secrets() {
     [ -f secrets/cookie-secret ] || secret cookie-secret
     [ -f secrets/identity-provider ] || printf only-for-the-demo | write identity-provider
     if [ ! -f secrets/postgres-password ]; then
+        # Postgres takes a password when it makes its files, and never again.
+        if docker volume inspect "${project}_records" >/dev/null 2>&1; then
+            echo "secrets/postgres-password is missing, and the volume ${project}_records was made with it: put the file back, or remove the records as well with 'run.sh down --volumes'" >&2
+            exit 1
+        fi
         password=$(head -c24 /dev/urandom | base64 | tr '+/' '-_')
         printf %s "$password" | write postgres-password
         printf 'postgres://postern:%s@postgres/postern?sslmode=disable' "$password" | write postgres-url
@@ -104,7 +110,7 @@ up)
 upgrade) upgrade ;;
 doctor)
     proxy=$(containers proxy | sed -n 1p)
-    docker run --rm --network postern-ha_services --volumes-from "$proxy" --env SERVICES=proxy \
+    docker run --rm --network "${project}_services" --volumes-from "$proxy" --env SERVICES=proxy \
         --env-file <(docker inspect --format '{{range .Config.Env}}{{println .}}{{end}}' "$proxy") \
         "$registry/postern:$tag" doctor /etc/postern/config.yaml
     ;;
