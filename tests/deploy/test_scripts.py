@@ -3,6 +3,7 @@
 import re
 import sys
 
+import yaml
 from conftest import ROOT, run
 
 PYTHON = sys.executable
@@ -32,3 +33,22 @@ def test_compose_files_and_workflows_fit_their_schemas():
         assert files
         code, out, err = run(PYTHON, "-m", "check_jsonschema", f"--builtin-schema=vendor.{schema}", *files)
         assert code == 0, out + err
+
+
+def test_workflows_run_scripts_that_hold():
+    steps = [
+        step["run"]
+        for file in (ROOT / ".github/workflows").glob("*.yaml")
+        for job in yaml.safe_load(file.read_text())["jobs"].values()
+        for step in job["steps"]
+        if "run" in step
+    ]
+    assert steps
+    for script in steps:
+        # As a runner does: what fails ends the step. A `${{ }}` in it would be text that somebody else wrote.
+        assert "${{" not in script, script
+        code, out, err = run("shellcheck", "--shell=bash", "-", input=f"set -eo pipefail\n{script}\n")
+        assert code == 0, script + out + err
+    recipes = set(re.findall(r"^([a-z-]+)[^:\n]*:(?!=)", (ROOT / "justfile").read_text(), re.MULTILINE))
+    asked = {recipe for script in steps for recipe in re.findall(r"^just ([a-z-]+)", script, re.MULTILINE)}
+    assert asked and asked <= recipes, asked - recipes
