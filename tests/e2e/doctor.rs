@@ -51,8 +51,28 @@ async fn a_healthy_fleet_is_found_healthy_and_each_fault_is_found_alone() {
     this_host(&clinic);
     outages(&mut clinic).await;
 
+    all_in_one(&clinic);
+
     // Nothing was changed by all the looking.
     clinic.say(&clinic.config).is(&[]);
+}
+
+/// What one process would do itself is not looked for elsewhere, whatever the configuration names.
+fn all_in_one(clinic: &Clinic) {
+    let mut config = clinic.config.clone();
+    for name in ["authorize", "authenticate", "databroker"].map(name_of) {
+        assert!(config.contains(&name));
+        config = config.replace(&name, "nowhere.corp.test");
+    }
+    let said = Said::of(&clinic.run(&[], &config, &[("SERVICES", "all")]));
+    said.is(&[]);
+    let unused: BTreeSet<_> = said
+        .findings()
+        .filter(|it| it["subject"] == "this process")
+        .map(|it| it["check"].as_str().unwrap().to_owned())
+        .collect();
+    let seams = ["authenticate", "authorize", "databroker"];
+    assert_eq!(unused, seams.map(str::to_owned).into());
 }
 
 fn names(clinic: &Clinic) {
@@ -358,7 +378,7 @@ async fn outages(clinic: &mut Clinic) {
     clinic.world.cluster.start_again("authorize-2");
     clinic.world.cluster.ready().await;
 
-    // Databrokers are not ready either, which only follows.
+    // Where a proxy runs that shows as databrokers that are not ready.
     clinic.postgres.stop().unwrap();
     postern_tests::wait::until(
         "databrokers to notice",
@@ -375,7 +395,10 @@ async fn outages(clinic: &mut Clinic) {
     )
     .await;
     let said = clinic.say(&clinic.config);
-    said.is(&["error storage connection-refused"]);
+    said.is(&[
+        "error databroker not-ready",
+        "error storage connection-refused",
+    ]);
     clinic.postgres.resume().unwrap();
     clinic.world.cluster.ready().await;
 }

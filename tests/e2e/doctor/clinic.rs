@@ -67,6 +67,16 @@ impl Clinic {
 
     /// The doctor where proxy-1 runs, with a configuration of its own; `runner` runs it.
     pub fn run(&self, runner: &[&str], config: &str, environment: &[(&str, &str)]) -> Output {
+        self.run_at("proxy", runner, config, environment)
+    }
+
+    fn run_at(
+        &self,
+        service: &str,
+        runner: &[&str],
+        config: &str,
+        environment: &[(&str, &str)],
+    ) -> Output {
         let file = self.world.cluster.site.path("doctor.yaml");
         std::fs::write(&file, config).unwrap();
         let doctor = binary("postern");
@@ -80,10 +90,11 @@ impl Clinic {
             }
         };
         let cluster = &self.world.cluster;
-        let health = cluster.health("proxy-1", "");
+        let health = cluster.health(&format!("{service}-1"), "");
         command
             .args(["doctor", "--json"])
             .arg(&file)
+            .env("SERVICES", service)
             .env("ADDRESS", cluster.serves("proxy-1").to_string())
             .env("GRPC_ADDRESS", cluster.serves("databroker-1").to_string())
             .env("HEALTH_CHECK_ADDR", health.trim_start_matches("http://"))
@@ -92,8 +103,14 @@ impl Clinic {
             .unwrap()
     }
 
+    /// What is found where a proxy runs and where a databroker runs: between them they use every edge.
     pub fn say(&self, config: &str) -> Said {
-        Said::of(&self.run(&[], config, &[]))
+        let [mut said, more] =
+            ["proxy", "databroker"].map(|it| Said::of(&self.run_at(it, &[], config, &[])));
+        let findings = said.json["findings"].as_array_mut().unwrap();
+        findings.extend(more.findings().cloned());
+        said.code = said.code.max(more.code);
+        said
     }
 
     /// What is found with this instead of that in the configuration.

@@ -15,7 +15,8 @@ use super::finding::{Cause, Check, Finding, Level};
 use super::reach::{AskError, Question, ask, reach};
 use super::site::{Site, clock};
 
-const KEY: &str = "authenticate_internal_service_url";
+/// What names it to the proxies.
+pub const KEY: &str = "authenticate_internal_service_url";
 /// Answers only who has the shared secret.
 const VERIFY: &str = "/.pomerium/verify-access-token";
 

@@ -17,6 +17,7 @@ mod provider;
 mod reach;
 pub mod report;
 mod routes;
+mod seams;
 mod site;
 mod storage;
 mod upstreams;
@@ -82,6 +83,7 @@ async fn deployment(name: &str, config: Arc<Config>, places: Places) -> Vec<Find
     }
     findings.extend(host::check(&config));
     findings.extend(certificates::check(&config, Timestamp::now()));
+    findings.extend(seams::unused(&site));
     let checks = checks(&site)
         .into_iter()
         .map(|(check, running)| async move {
@@ -100,20 +102,25 @@ async fn deployment(name: &str, config: Arc<Config>, places: Places) -> Vec<Find
 fn checks(site: &Site) -> Vec<(Check, BoxFuture<'_, Vec<Finding>>)> {
     let runs = |service| site.config.services.contains(service);
     let mut checks = vec![(Check::Listeners, listeners::check(&site.config).boxed())];
-    if runs(Service::Proxy) {
+    let calls = |service| seams::calls(&site.config.services, service);
+    if calls(Service::Authorize) {
         checks.push((
             Check::Authorize,
             peers::check(site, Service::Authorize).boxed(),
         ));
-        checks.push((Check::Authenticate, authenticate::check(site).boxed()));
-        checks.push((Check::Routes, routes::check(site).boxed()));
-        checks.push((Check::Upstreams, upstreams::check(site).boxed()));
     }
-    if !site.config.urls.databroker.is_empty() {
+    if calls(Service::Authenticate) {
+        checks.push((Check::Authenticate, authenticate::check(site).boxed()));
+    }
+    if calls(Service::Databroker) {
         checks.push((
             Check::Databroker,
             peers::check(site, Service::Databroker).boxed(),
         ));
+    }
+    if runs(Service::Proxy) {
+        checks.push((Check::Routes, routes::check(site).boxed()));
+        checks.push((Check::Upstreams, upstreams::check(site).boxed()));
     }
     if runs(Service::Authorize) || runs(Service::Authenticate) || runs(Service::Databroker) {
         checks.push((Check::Provider, provider::check(site).boxed()));

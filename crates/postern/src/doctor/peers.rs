@@ -17,6 +17,15 @@ use super::code;
 use super::finding::{Cause, Check, Finding, Level};
 use super::site::{AT_ONCE, Site, clock};
 
+/// What names authorize.
+pub const AUTHORIZE_KEYS: [&str; 3] = [
+    "authorize_service_url",
+    "authorize_service_urls",
+    "authorize_internal_service_url",
+];
+/// What names databroker.
+pub const DATABROKER_KEYS: [&str; 2] = ["databroker_service_url", "databroker_service_urls"];
+
 /// Who is asked.
 struct Asked {
     check: Check,
@@ -32,11 +41,7 @@ pub async fn check(site: &Site, service: Service) -> Vec<Finding> {
             Asked {
                 check: Check::Authorize,
                 health: "pomerium-authorize",
-                key: site.set(&[
-                    "authorize_service_url",
-                    "authorize_service_urls",
-                    "authorize_internal_service_url",
-                ]),
+                key: site.set(&AUTHORIZE_KEYS),
             },
         ),
         _ => (
@@ -44,7 +49,7 @@ pub async fn check(site: &Site, service: Service) -> Vec<Finding> {
             Asked {
                 check: Check::Databroker,
                 health: "pomerium-databroker",
-                key: site.set(&["databroker_service_url", "databroker_service_urls"]),
+                key: site.set(&DATABROKER_KEYS),
             },
         ),
     };
