@@ -158,8 +158,7 @@ def test_four_services_restart_and_start_by_their_sockets(ann):
     for unit in of(SPLIT, "service"):
         on_host("systemd-analyze", "security", "--no-pager", "--threshold=20", unit)
 
-    # An only authorize has nobody to decide meanwhile: docs/hosts.md.
-    for unit in of(["postern-databroker", "postern-authenticate", "postern-proxy"], "service"):
+    for unit in of(SPLIT, "service"):
         survives(ann, [unit], "systemctl", "restart", unit)
 
     # Who comes starts the proxy, and its questions the others.

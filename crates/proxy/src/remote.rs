@@ -200,10 +200,12 @@ impl Streams {
             replicas.truncate(MOST);
         }
         let mut board = self.board.borrow_mut();
-        for link in board.links().iter().filter(|link| !link.is_leaving()) {
+        for link in board.links() {
             let same = |replica: &Transport| replica.is_same_endpoint(&link.replica);
-            match replicas.iter().position(same) {
+            let is_well = replicas.iter().position(same);
+            match is_well.filter(|_| !link.is_leaving()) {
                 Some(index) => drop(replicas.swap_remove(index)),
+                None if self.remote.transport.knows(&link.replica) => link.step_back(),
                 None => link.leave(),
             }
         }

@@ -245,7 +245,7 @@ fn start_core(
         .build()
         .map_err(failed)?;
     let (done, ended) = oneshot::channel();
-    let token = shared.lifecycle.tasks().token();
+    let running = (shared.lifecycle.tasks().token(), shared.lifecycle.serving());
     std::thread::Builder::new()
         .name(format!("proxy-{index}"))
         .spawn(move || {
@@ -253,7 +253,7 @@ fn start_core(
             let _turning = runtimes.watch(&format!("proxy-{index}"), runtime.handle().clone());
             let local = tokio::task::LocalSet::new();
             local.block_on(&runtime, serve_core(listener, shared, starting));
-            drop(token);
+            drop(running);
             // The receiver is gone only when the process ends anyway.
             let _ = done.send(());
         })

@@ -50,7 +50,7 @@ pub struct DrainTiming {
     pub settle: Duration,
     /// At most this long for requests in flight.
     pub timeout: Duration,
-    /// At most this long for long streams to end after they were told to.
+    /// At most this long for connections to end after long streams were ended.
     pub streams: Duration,
     /// At most this long for tasks to end once everything is told to stop.
     pub stop: Duration,
@@ -97,6 +97,7 @@ pub(super) async fn run(lifecycle: &Lifecycle) -> Exit {
     let timing = lifecycle.timing();
     shared.tasks.close();
     shared.work.close();
+    shared.connections.close();
 
     let steps = async {
         tokio::time::sleep(timing.delay).await;
@@ -105,9 +106,8 @@ pub(super) async fn run(lifecycle: &Lifecycle) -> Exit {
         lifecycle.advance(Phase::IdleClosed);
         let finished = tokio::time::timeout(timing.timeout, shared.work.wait()).await;
         lifecycle.advance(Phase::StreamsEnded);
-        let ended = tokio::time::timeout(timing.streams, shared.tasks.wait()).await;
-        // Tasks that just wait for `stopping` are no loss; requests that did not end are.
-        let _ = ended;
+        // Nobody loses anything by one that stays: all that it has to carry is finished.
+        let _ = tokio::time::timeout(timing.streams, shared.connections.wait()).await;
         finished.is_ok()
     };
     let drained = tokio::select! {

@@ -34,6 +34,13 @@ pub struct Busy {
     _token: TaskTrackerToken,
 }
 
+/// A connection to somebody that we serve, or several: when our long streams are ended it is given a
+/// moment to end by itself, and no more is waited for.
+#[derive(Debug)]
+pub struct Serving {
+    _token: TaskTrackerToken,
+}
+
 /// How the process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exit {
@@ -74,6 +81,8 @@ struct Shared {
     stopping: CancellationToken,
     /// Requests in flight.
     work: TaskTracker,
+    /// Connections that we serve.
+    connections: TaskTracker,
     /// Everything spawned here.
     tasks: TaskTracker,
     parts: Parts,
@@ -91,6 +100,7 @@ impl Lifecycle {
                 draining: CancellationToken::new(),
                 stopping: CancellationToken::new(),
                 work: TaskTracker::new(),
+                connections: TaskTracker::new(),
                 tasks: TaskTracker::new(),
                 parts: Parts::default(),
                 runtimes: Runtimes::default(),
@@ -140,6 +150,13 @@ impl Lifecycle {
     pub fn busy(&self) -> Busy {
         Busy {
             _token: self.shared.work.token(),
+        }
+    }
+
+    /// Registers a connection, to be dropped when it has ended.
+    pub fn serving(&self) -> Serving {
+        Serving {
+            _token: self.shared.connections.token(),
         }
     }
 

@@ -185,6 +185,33 @@ async fn phases_follow_in_order_and_wait_for_requests() {
     assert!(times.is_sorted());
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_end_of_streams_waits_for_connections_and_for_nothing_else() {
+    let from_streams_to_stop = async |connection_lasts: Duration| {
+        let lifecycle = Lifecycle::new(short());
+        let stopping = lifecycle.stopping();
+        lifecycle.spawn(async move { stopping.cancelled().await });
+        let (serving, watched) = (lifecycle.serving(), lifecycle.clone());
+        let took = tokio::spawn(async move {
+            watched.reached(Phase::StreamsEnded).await;
+            let begin = tokio::time::Instant::now();
+            tokio::spawn(async move {
+                tokio::time::sleep(connection_lasts).await;
+                drop(serving);
+            });
+            watched.reached(Phase::Stopping).await;
+            begin.elapsed()
+        });
+        lifecycle.drain();
+        assert_eq!(lifecycle.run_to_end().await, Exit::Drained);
+        took.await.unwrap()
+    };
+    let quick = Duration::from_millis(100);
+    assert_eq!(from_streams_to_stop(quick).await, quick);
+    let longest = short().streams;
+    assert_eq!(from_streams_to_stop(longest * 3).await, longest);
+}
+
 #[tokio::test]
 async fn a_request_that_never_ends_is_cut_at_the_deadline() {
     let lifecycle = Lifecycle::new(short());

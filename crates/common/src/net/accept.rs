@@ -57,10 +57,10 @@ pub async fn accept<F>(
             }
             return;
         };
-        let serving = serve(stream, peer);
+        let (connection, open) = (serve(stream, peer), lifecycle.serving());
         lifecycle.spawn(async move {
-            serving.await;
-            drop(place);
+            connection.await;
+            drop((place, open));
         });
     };
     let closed = lifecycle.reached(Phase::ListenersClosed);

@@ -223,6 +223,18 @@ impl Transport {
         }
     }
 
+    /// Whether `one`, which [`Self::each`] returned, is still an endpoint by DNS and the configuration,
+    /// whether it takes calls or not.
+    pub fn knows(&self, one: &Self) -> bool {
+        match (&self.way, &one.way) {
+            (Way::Remote(switch), Way::One(_, endpoint)) => {
+                let endpoints = switch.current().balancer.endpoints.load_full();
+                endpoints.iter().any(|known| Arc::ptr_eq(known, endpoint))
+            }
+            _ => self.is_same_endpoint(one),
+        }
+    }
+
     /// Takes note of how a question inside of a stream went, which only its asker can tell. All but
     /// the last mean something on transports that [`Self::each`] returned.
     pub fn note(&self, outcome: Outcome) {

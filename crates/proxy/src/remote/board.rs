@@ -187,6 +187,17 @@ impl Board {
     pub(super) fn opened(&mut self, link: &Link, stream: mpsc::Sender<Outgoing>, now: Instant) {
         link.opened(stream);
         self.flush(now);
+        // Those that were needed until now.
+        for leaving in self.links.iter().filter(|link| link.is_leaving()) {
+            leaving.changed.notify_one();
+        }
+    }
+
+    /// Whether what could be asked at `link` could be asked nowhere else.
+    pub(super) fn needs(&self, link: &Link) -> bool {
+        let is_usable = |link: &Link| link.reluctance().is_some();
+        let mut members = self.links.iter().filter(|other| !other.is_leaving());
+        is_usable(link) && !members.any(|other| is_usable(other))
     }
 
     /// Something came over the connection of `link`.

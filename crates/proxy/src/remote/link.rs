@@ -25,9 +25,28 @@ pub(super) struct Link {
     open: Cell<usize>,
     owes: Cell<Option<Instant>>,
     left_out: Cell<bool>,
-    leaving: Cell<bool>,
+    part: Cell<Part>,
     /// Tells the driver that something of the above has changed.
     pub(super) changed: Notify,
+}
+
+/// Whether it is one of the replicas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Member,
+    /// It takes no new calls, as it drains or says that it is not ready. As long as its stream is open
+    /// it is better than nobody: it refuses by itself what it can't decide.
+    LastResort,
+    /// Not by DNS or the configuration.
+    None,
+}
+
+/// How little a link should be chosen; the least is best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Reluctance {
+    part: Part,
+    left_out: bool,
+    standing: Standing,
 }
 
 /// What the stream of a link is good for.
@@ -52,7 +71,7 @@ impl Link {
             open: Cell::new(0),
             owes: Cell::new(None),
             left_out: Cell::new(false),
-            leaving: Cell::new(false),
+            part: Cell::new(Part::Member),
             changed: Notify::new(),
         }
     }
@@ -74,22 +93,34 @@ impl Link {
         self.open.get()
     }
 
-    /// It is no longer one of the replicas: what is open is finished, nothing new goes there.
-    pub(super) fn leave(&self) {
-        self.leaving.set(true);
-        self.changed.notify_one();
+    /// It takes no new calls: it gets what nobody else can be asked, until its stream ends.
+    pub(super) fn step_back(&self) {
+        if self.part.replace(Part::LastResort) == Part::Member {
+            self.changed.notify_one();
+        }
     }
 
+    /// It is no longer one of the replicas: what is open is finished, nothing new goes there.
+    pub(super) fn leave(&self) {
+        if self.part.replace(Part::None) != Part::None {
+            self.changed.notify_one();
+        }
+    }
+
+    /// It has stepped back, or left: its stream is the last one.
     pub(super) fn is_leaving(&self) -> bool {
-        self.leaving.get()
+        self.part.get() != Part::Member
     }
 
     /// How little it should be chosen; `None` when it must not be.
-    pub(super) fn reluctance(&self) -> Option<(bool, Standing)> {
+    pub(super) fn reluctance(&self) -> Option<Reluctance> {
         let stream = self.outgoing.borrow();
         let room = stream.as_ref().is_some_and(|stream| stream.capacity() > 0);
-        (room && self.may_answer() && !self.leaving.get())
-            .then(|| (self.left_out.get(), self.standing.get()))
+        (room && self.may_answer() && self.part.get() != Part::None).then(|| Reluctance {
+            part: self.part.get(),
+            left_out: self.left_out.get(),
+            standing: self.standing.get(),
+        })
     }
 
     /// Whether an answer may still come over its stream.
@@ -134,7 +165,7 @@ impl Link {
         self.open.set(open);
         if open == 0 {
             self.owes.set(None);
-            if self.leaving.get() {
+            if self.is_leaving() {
                 self.changed.notify_one();
             }
         }

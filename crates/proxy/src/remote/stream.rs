@@ -206,12 +206,11 @@ impl Driver {
         }
     }
 
-    /// It has left, and nobody waits for it.
+    /// It has left, and nobody waits for it or has nobody else to ask.
     fn is_done(&self) -> bool {
+        let idle = || self.link.open() == 0 && !self.streams.board.borrow().needs(&self.link);
         self.link.is_leaving()
-            && (self.current.is_none()
-                || self.link.open() == 0
-                || self.link.standing() == Standing::Silent)
+            && (self.current.is_none() || self.link.standing() == Standing::Silent || idle())
     }
 
     fn open_after(&mut self, pause: Duration) {

@@ -320,6 +320,31 @@ async fn a_draining_replica_gets_no_questions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_only_replica_that_drains_is_asked_until_its_successor_is_there() {
+    on_core(async {
+        let mut one = Replica::start("127.0.1.61:0");
+        let port = one.address.port();
+        let fleet = Fleet::new(&["127.0.1.61"], port).await;
+        fleet.decided(4).await;
+        one.drain();
+        fleet.until_ready(0).await;
+        fleet.decided(40).await;
+
+        let two = Replica::start(&format!("127.0.1.62:{port}"));
+        fleet
+            .dns
+            .set_addresses("authorize.test", &["127.0.1.61", "127.0.1.62"]);
+        fleet.until_asked(&two).await;
+        let open = || one.service.open.load(Ordering::SeqCst);
+        eventually("its stream is closed", open, |open| *open == 0).await;
+        let asked = one.questions();
+        fleet.decided(40).await;
+        assert_eq!(one.questions(), asked);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_core_that_begins_hears_when_there_is_somebody_to_ask() {
     on_core(async {
         let one = Replica::start("127.0.1.51:0");

@@ -306,6 +306,41 @@ fn a_replica_that_leaves_answers_what_it_has() {
 }
 
 #[test]
+fn a_replica_that_drains_is_asked_only_while_there_is_no_other() {
+    let mut play = Play::with(1);
+    let draining = Rc::clone(&play.replicas[0].link);
+    draining.step_back();
+    assert!(play.board.needs(&draining));
+    let mut answered = play.ask();
+    let (index, number) = play.who_was_asked();
+    play.decide(index, number, yes());
+    assert!(matches!(answered.try_recv(), Ok(Ok(Decision::Allow(_)))));
+
+    let other = Rc::new(Link::new(Transport::local(Routes::default())));
+    play.board.join(Rc::clone(&other));
+    assert!(play.board.needs(&draining), "the other has no stream yet");
+    let (outgoing, stream) = mpsc::channel(100);
+    play.board.opened(&other, outgoing, play.now);
+    play.replicas.push(Replica {
+        link: other,
+        stream,
+    });
+    assert!(!play.board.needs(&draining));
+    for _ in 0..20 {
+        play.ask();
+    }
+    assert!(play.asked().iter().all(|(index, _)| *index == 1));
+
+    // What is no replica any more is never asked.
+    play.lose(1);
+    draining.leave();
+    assert!(!play.board.needs(&draining));
+    play.asked();
+    play.ask();
+    assert_eq!(play.asked(), []);
+}
+
+#[test]
 fn a_replica_that_cannot_decide_is_made_up_for() {
     let mut play = Play::with(2);
     let mut open = play.ask();
