@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import run
+from conftest import ROOT, run
 from engine import IMAGES, docker, needed, until
 
 
@@ -23,6 +23,22 @@ def test_images_tell_what_they_are(image):
     assert labels["title"] == image and labels["licenses"] == "Apache-2.0"
     assert labels["version"] == docker("run", "--rm", f"postern/{image}", "--version").split()[-1]
     assert len(labels["revision"]) == 40 and labels["source"].startswith("https://")
+
+
+def test_images_of_another_architecture_say_so_and_leave_the_others_alone(tmp_path):
+    before = docker("image", "inspect", "--format={{.Id}}", *[f"postern/{image}:latest" for image in IMAGES])
+    for image in IMAGES:
+        (tmp_path / image).write_text("not run here\n")
+    try:
+        code, out, err = run(ROOT / "deploy/docker/build.sh", tmp_path, "arm64")
+        assert code == 0, out + err
+        for image in IMAGES:
+            [told] = json.loads(docker("image", "inspect", f"postern/{image}:latest-arm64"))
+            assert (told["Architecture"], told["Os"]) == ("arm64", "linux")
+        after = docker("image", "inspect", "--format={{.Id}}", *[f"postern/{image}:latest" for image in IMAGES])
+        assert after == before
+    finally:
+        run("docker", "image", "rm", *[f"postern/{image}:latest-arm64" for image in IMAGES])
 
 
 ENVIRONMENT = {
