@@ -10,7 +10,7 @@ use std::task::Poll;
 use bytes::{Bytes, BytesMut};
 use hyper::body::Incoming;
 use hyper::rt::bounds::Http2ServerConnExec;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use postern_common::authz::ClientCertificate;
@@ -25,6 +25,7 @@ use crate::alarm::Alarm;
 use crate::body::Body;
 use crate::core::Core;
 use crate::guarded::{Activity, Guarded, Silence};
+use crate::http1::Http1;
 use crate::limits;
 use crate::listener::Place;
 use crate::proxy_protocol;
@@ -99,19 +100,12 @@ struct Opened {
 }
 
 /// hyper's end of a connection, whichever protocol it speaks.
-trait Conversation: Future<Output = hyper::Result<()>> {
+pub(crate) trait Conversation: Future<Output = hyper::Result<()>> {
     /// Says goodbye, finishes what runs, and ends.
     fn drain(self: Pin<&mut Self>);
-}
 
-impl<I, S> Conversation for http1::UpgradeableConnection<I, S>
-where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-    S: HttpService<Incoming, ResBody = Body, Error = Infallible>,
-{
-    fn drain(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
-    }
+    /// Gives back what an idle connection does not need.
+    fn rest(self: Pin<&mut Self>) {}
 }
 
 impl<I, S> Conversation for http2::Connection<I, S, StreamExecutor>
@@ -219,7 +213,7 @@ impl Opened {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let io = TokioIo::new(Guarded::new(stream, first, Arc::clone(&client.activity)));
+        let io = Guarded::new(stream, first, Arc::clone(&client.activity));
         let client = Rc::new(client);
         let (service_core, service_client) = (Rc::clone(core), Rc::clone(&client));
         // Boxed, so that an idle connection does not hold the room of a request.
@@ -231,14 +225,7 @@ impl Opened {
             ))
         });
         let conversation: Pin<Box<dyn Conversation>> = match protocol {
-            Protocol::Http1 => Box::pin(
-                http1::Builder::new()
-                    .preserve_header_case(true)
-                    .header_read_timeout(None)
-                    .max_header_size(limits::HEAD_BYTES)
-                    .serve_connection(io, service)
-                    .with_upgrades(),
-            ),
+            Protocol::Http1 => Box::pin(Http1::new(io, service)),
             Protocol::Http2 => Box::pin(
                 http2::Builder::new(StreamExecutor)
                     .timer(TokioTimer::new())
@@ -252,7 +239,7 @@ impl Opened {
                     .max_send_buf_size(limits::SEND_BUFFER)
                     .keep_alive_interval(limits::CLIENT_PING)
                     .keep_alive_timeout(limits::CLIENT_PING_ANSWER)
-                    .serve_connection(io, service),
+                    .serve_connection(TokioIo::new(io), service),
             ),
         };
         Self {
@@ -313,6 +300,11 @@ impl Opened {
                     told = Some(Instant::now());
                     draining = true;
                     conversation.as_mut().drain();
+                    continue;
+                }
+                Some(Ended::Silent(Silence::Rest)) => {
+                    conversation.as_mut().rest();
+                    activity.rest();
                     continue;
                 }
                 Some(ended) => return ended,

@@ -8,9 +8,10 @@
 //! so nothing in the answer can end it.
 
 use std::io;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -38,15 +39,22 @@ pub(crate) struct Activity {
     /// Answers that were told to end, and have not.
     withdrawn: AtomicU32,
     withdrawn_since: AtomicU64,
+    /// Nothing of the last answer waits in hyper, and nothing of the last request.
+    flushed: AtomicBool,
+    bodyless: AtomicBool,
+    /// hyper's buffers have been given back.
+    rests: AtomicBool,
     /// Of the task that watches the deadline.
     watcher: AtomicWaker,
     /// HTTP/2 carries more than requests: there, only the time to the first request counts.
     heads: bool,
 }
 
-/// Why a connection is closed for silence.
+/// What follows from silence: of all but the first, that the connection is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Silence {
+    /// Buffers are not worth keeping any longer. No reason to close.
+    Rest,
     Head,
     Idle,
     /// The client takes nothing of what is written.
@@ -77,6 +85,9 @@ impl Activity {
             unread_since: AtomicU64::new(0),
             withdrawn: AtomicU32::new(0),
             withdrawn_since: AtomicU64::new(0),
+            flushed: AtomicBool::new(true),
+            bodyless: AtomicBool::new(true),
+            rests: AtomicBool::new(false),
             watcher: AtomicWaker::new(),
             heads: !http2,
         }
@@ -115,6 +126,7 @@ impl Activity {
     }
 
     fn bytes_arrived(&self) {
+        self.rests.store(false, Ordering::Relaxed);
         if self.heads
             && self.active.load(Ordering::Relaxed) == 0
             && self.head_since.load(Ordering::Relaxed) == 0
@@ -124,13 +136,28 @@ impl Activity {
     }
 
     /// A head is complete. The guard ends with the last byte of the answer.
-    pub(crate) fn request(self: &Arc<Self>) -> Active {
+    pub(crate) fn request(self: &Arc<Self>, bodyless: bool) -> Active {
+        self.bodyless.store(bodyless, Ordering::Relaxed);
         self.head_since.store(0, Ordering::Relaxed);
         self.active.fetch_add(1, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
         Active {
             activity: Arc::clone(self),
         }
+    }
+
+    /// Whether all that hyper holds of an idle connection is room. After a request with a body it
+    /// is kept: hyper may be waiting for what the answer did not need.
+    fn may_rest(&self) -> bool {
+        self.heads
+            && self.flushed.load(Ordering::Relaxed)
+            && self.bodyless.load(Ordering::Relaxed)
+            && !self.rests.load(Ordering::Relaxed)
+    }
+
+    /// It rests until bytes arrive.
+    pub(crate) fn rest(&self) {
+        self.rests.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn is_http2(&self) -> bool {
@@ -160,10 +187,14 @@ impl Activity {
             return (Instant::now() + idle, Silence::Idle);
         }
         match self.head_since.load(Ordering::Relaxed) {
-            0 => (
-                at(self.idle_since.load(Ordering::Relaxed)) + idle,
-                Silence::Idle,
-            ),
+            0 => {
+                let since = at(self.idle_since.load(Ordering::Relaxed));
+                if self.may_rest() && limits::REST < idle {
+                    (since + limits::REST, Silence::Rest)
+                } else {
+                    (since + idle, Silence::Idle)
+                }
+            }
             since => (at(since) + limits::HEAD, Silence::Head),
         }
     }
@@ -208,6 +239,17 @@ impl<S> Guarded<S> {
     }
 }
 
+impl<S> Guarded<S> {
+    /// To be read again, before anything else.
+    pub(crate) fn put_back(&mut self, bytes: Bytes) {
+        self.first = if self.first.is_empty() {
+            bytes
+        } else {
+            [bytes, mem::take(&mut self.first)].concat().into()
+        };
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -238,6 +280,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.activity.flushed.store(false, Ordering::Relaxed);
         let polled = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.activity.wrote(polled.is_ready());
         polled
@@ -248,6 +291,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.activity.flushed.store(false, Ordering::Relaxed);
         let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
         self.activity.wrote(polled.is_ready());
         polled
@@ -260,10 +304,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.inner).poll_flush(cx);
         self.activity.wrote(polled.is_ready());
+        if polled.is_ready() {
+            self.activity.flushed.store(true, Ordering::Relaxed);
+        }
         polled
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The goodbye must not be forgotten.
+        self.activity.flushed.store(false, Ordering::Relaxed);
         Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
@@ -278,7 +327,7 @@ mod tests {
         let (idle, activity) = (Duration::from_secs(300), Arc::new(Activity::new(false)));
         let (mut client, server) = tokio::io::duplex(4);
         let mut server = Guarded::new(server, Bytes::new(), Arc::clone(&activity));
-        let request = activity.request();
+        let request = activity.request(true);
         let kind = |activity: &Activity| activity.deadline(idle).1;
         server.write_all(b"full").await.unwrap();
         assert_eq!(kind(&activity), Silence::Idle);
@@ -306,7 +355,7 @@ mod tests {
         let (wait, kind) = left(&activity);
         let about = limits::HEAD + Duration::from_secs(1);
         assert!(wait <= about && kind == Silence::Head, "{wait:?}");
-        drop(activity.request());
+        drop(activity.request(true));
         activity.bytes_arrived();
         let (wait, kind) = left(&activity);
         assert!(wait > about && kind == Silence::Idle, "{wait:?}");
@@ -325,18 +374,62 @@ mod tests {
             let left = at.saturating_duration_since(Instant::now()).as_secs();
             (left.abs_diff(seconds) <= 5, kind)
         };
+        activity.rest();
         assert_eq!(about(200, activity.deadline(idle)), (true, Silence::Idle));
         server.read_u8().await.unwrap();
         assert_eq!(
             about(limits::HEAD.as_secs(), activity.deadline(idle)),
             (true, Silence::Head)
         );
-        let request = activity.request();
+        let request = activity.request(true);
         client.write_all(b"body").await.unwrap();
         server.read_u8().await.unwrap();
         assert_eq!(about(300, activity.deadline(idle)), (true, Silence::Idle));
         drop(request);
+        assert_eq!(
+            about(limits::REST.as_secs(), activity.deadline(idle)),
+            (true, Silence::Rest)
+        );
+        activity.rest();
         assert_eq!(about(300, activity.deadline(idle)), (true, Silence::Idle));
         assert_eq!(activity.requests(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_connection_rests_only_when_nothing_of_a_request_is_left() {
+        let idle = Duration::from_secs(300);
+        let activity = Arc::new(Activity::new(false));
+        let (mut client, server) = tokio::io::duplex(4);
+        let mut server = Guarded::new(server, Bytes::new(), Arc::clone(&activity));
+        let rests = || activity.deadline(idle).1 == Silence::Rest;
+        assert!(rests(), "a spare one, too");
+        let with_body = activity.request(false);
+        assert!(!rests(), "a request runs");
+        drop(with_body);
+        assert!(!rests(), "its body may still be coming");
+        drop(activity.request(true));
+        assert!(rests());
+        server.write_all(b"full").await.unwrap();
+        assert!(!rests(), "written, not flushed");
+        server.flush().await.unwrap();
+        assert!(rests());
+        client.write_all(b"G").await.unwrap();
+        server.read_u8().await.unwrap();
+        assert!(!rests(), "a head has begun");
+        drop(activity.request(true));
+        server.shutdown().await.unwrap();
+        assert!(!rests(), "it is about to end");
+    }
+
+    #[tokio::test]
+    async fn bytes_put_back_come_first() {
+        let (mut client, server) = tokio::io::duplex(64);
+        let activity = Arc::new(Activity::new(false));
+        let mut server = Guarded::new(server, Bytes::from_static(b"b"), activity);
+        server.put_back(Bytes::from_static(b"a"));
+        client.write_all(b"c").await.unwrap();
+        let mut read = [0; 3];
+        server.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"abc");
     }
 }

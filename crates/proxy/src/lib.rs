@@ -31,6 +31,7 @@ mod deciding;
 pub mod examine;
 mod forward;
 mod guarded;
+mod http1;
 mod internal;
 mod limits;
 mod listener;

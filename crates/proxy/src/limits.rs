@@ -9,6 +9,10 @@ pub(crate) const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
 /// of HTTP/2. Between requests `timeout_idle` holds.
 pub(crate) const HEAD: Duration = Duration::from_secs(15);
 
+/// An HTTP/1.1 connection on which nothing is asked for so long gives its buffers back. Longer than
+/// a page needs for what belongs to it: taking them again costs a request some microseconds.
+pub(crate) const REST: Duration = Duration::from_secs(1);
+
 /// How long a connection may take to end after an idle client was told to go.
 pub(crate) const GOODBYE: Duration = Duration::from_secs(2);
 

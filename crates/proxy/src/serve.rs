@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use http::header::{CONNECTION, STRICT_TRANSPORT_SECURITY};
 use http::{HeaderValue, Method, Response, StatusCode, Version, request::Parts};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use postern_common::authz::CheckRequest;
 use postern_common::lifecycle::Phase;
 use postern_common::web::request_id;
@@ -48,7 +48,7 @@ pub(crate) async fn serve(
     client: Rc<Client>,
     raw: http::Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let active = client.activity.request();
+    let active = client.activity.request(raw.body().is_end_stream());
     let busy = core.shared.lifecycle.busy();
     let snapshot = core.snapshot();
     let (mut head, body) = raw.into_parts();

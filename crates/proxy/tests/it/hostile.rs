@@ -1,9 +1,10 @@
 //! Requests that are not what they seem.
 
 use http::{Method, StatusCode};
+use postern_common::lifecycle::Exit;
 
 use crate::support::authorizer::Scripted;
-use crate::support::client::{self, Http2, get, raw, read, request2};
+use crate::support::client::{self, Http1, Http2, get, raw, read, request, request2};
 use crate::support::proxy::Proxy;
 use crate::support::upstream::Upstream;
 
@@ -267,6 +268,39 @@ async fn s30_idle_connections_are_closed() {
     // A request that takes longer than that is not idle.
     let answer = get(&proxy, "app.corp.test", "/slow", &[]).await;
     assert_eq!(answer.body, "slow");
+}
+
+/// A second without a question, after which HTTP/1.1 connections rest: neither their next request
+/// nor their end may suffer from it. The time is the matter here, and nothing else waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_have_rested_serve_on_and_end() {
+    let host = "app.corp.test";
+    let upstream = Upstream::http().await;
+    let routes = format!(
+        "routes:\n- {{from: 'https://{host}', to: '{}'}}\n",
+        upstream.url()
+    );
+    let proxy = Proxy::start(&routes, Scripted::allowing()).await;
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        clients.push(Http1::open(&proxy, host).await);
+    }
+    for _ in 0..2 {
+        for client in &mut clients {
+            let get = request(Method::GET, host, "/", &[]);
+            let answer = read(client.send(get).await.unwrap()).await.unwrap();
+            assert_eq!(
+                (answer.status, answer.body.as_str()),
+                (StatusCode::OK, "hello")
+            );
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    }
+    let exit = crate::support::soon("an end", proxy.drained()).await;
+    assert_eq!(exit, Exit::Drained);
+    for client in &clients {
+        crate::support::eventually("closed", || client.0.is_closed(), |closed| *closed).await;
+    }
 }
 
 /// An HTTP/2 frame (RFC 9113 4.1).
