@@ -161,14 +161,18 @@ impl Authorize {
 /// Takes over every configuration that is loaded.
 async fn follow_config(
     mut config: watch::Receiver<Arc<Config>>,
-    local: &Local,
+    local: &Arc<Local>,
     keys: &TokenKeys,
     tokens: &watch::Sender<KeepTokens>,
 ) {
     while config.changed().await.is_ok() {
         let new = Arc::clone(&config.borrow_and_update());
         keys.replace(new.secrets.shared.clone());
-        let snapshot = local.load(&new);
+        // With many routes it takes a while, and decisions run on these threads.
+        let local = Arc::clone(local);
+        let Ok(snapshot) = tokio::task::spawn_blocking(move || local.load(&new)).await else {
+            continue;
+        };
         tokens.send_if_modified(|wanted| {
             let before = std::mem::replace(wanted, snapshot.keep_tokens);
             before != *wanted

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use postern_common::authz::Revisit;
 use postern_common::crypto::handle::Handle;
+use postern_common::free;
 use postern_common::rpc::Transport;
 use postern_common::rpc::stubs::databroker::data_broker_service_client::DataBrokerServiceClient;
 use postern_common::rpc::stubs::databroker::{GetRequest, QueryRequest, Record};
@@ -316,9 +317,10 @@ impl Replica {
         let before = self.data.swap(Some(data));
         self.forget_recent();
         self.current_at.set(begun);
-        if before.is_some() {
+        if let Some(before) = before {
             // What changed between the two copies is not known in detail.
             self.announce(Revisit::Everything);
+            free::apart(before);
         }
     }
 

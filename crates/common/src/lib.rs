@@ -16,6 +16,7 @@
 pub mod authz;
 pub mod config;
 pub mod crypto;
+pub mod free;
 pub mod http_client;
 pub mod launch;
 pub mod lifecycle;

@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicUsize;
 
 use arc_swap::ArcSwap;
 use postern_common::config::{Config, DnsOptions};
+use postern_common::free;
 use postern_common::lifecycle::{Lifecycle, NotReady, Phase, descriptors};
 use postern_common::net::accept::Failures;
 use postern_common::net::to_https;
@@ -204,6 +205,7 @@ fn reload(
     };
     let checksum = new.config.checksum;
     shared.snapshot.store(Arc::new(new));
+    free::apart(before);
     tracing::info!(checksum, "proxy has taken a new configuration over");
 }
 

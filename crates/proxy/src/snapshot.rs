@@ -112,10 +112,14 @@ impl Snapshot {
                 "" => format!("route-{}", route.id),
                 name => name.to_owned(),
             };
+            let known = before
+                .and_then(|before| before.prepared.get(&route.id))
+                .map(|prepared| &prepared.metrics)
+                .filter(|known| known.stat_name() == stat_name);
             let prepared = Prepared {
                 route: Arc::clone(route),
                 cluster_name,
-                metrics: metrics.route(&stat_name),
+                metrics: known.map_or_else(|| metrics.route(&stat_name), Arc::clone),
                 cluster,
             };
             (route.id.clone(), Arc::new(prepared))

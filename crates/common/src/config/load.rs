@@ -17,6 +17,7 @@ mod route;
 mod scalars;
 mod secrets;
 mod services;
+mod shadow;
 mod sign_in;
 mod storage;
 mod traces;

@@ -12,6 +12,8 @@ pub struct SourceText {
     text: String,
     /// Byte ranges of secrets. Not set until the text has been understood.
     masks: OnceLock<Vec<Range<usize>>>,
+    /// Where lines start, once somebody has asked for one.
+    lines: OnceLock<Vec<usize>>,
 }
 
 impl SourceText {
@@ -20,6 +22,7 @@ impl SourceText {
             name: name.into(),
             text: text.into(),
             masks: OnceLock::new(),
+            lines: OnceLock::new(),
         })
     }
 
@@ -44,9 +47,14 @@ impl SourceText {
     /// Line and column of a byte, both from 1; columns count characters.
     pub fn line_and_column(&self, byte: usize) -> (usize, usize) {
         let before = self.text.get(..byte).unwrap_or(&self.text);
-        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        let column = before.get(line_start..).unwrap_or_default().chars().count();
-        (before.matches('\n').count() + 1, column + 1)
+        let lines = self.lines.get_or_init(|| {
+            let ends = self.text.match_indices('\n').map(|(end, _)| end + 1);
+            std::iter::once(0).chain(ends).collect()
+        });
+        let line = lines.partition_point(|start| *start <= before.len());
+        let start = line.checked_sub(1).and_then(|line| lines.get(line));
+        let column = before.get(*start.unwrap_or(&0)..).unwrap_or_default();
+        (line, column.chars().count() + 1)
     }
 
     /// The line that holds `byte`, without its end, and where it starts.

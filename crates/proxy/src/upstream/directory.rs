@@ -16,6 +16,9 @@ use tokio::sync::watch;
 use super::tls::{Names, UpstreamConnector, UpstreamTlsError};
 use super::{Addresses, Cluster, Endpoint, Member, balance};
 
+/// So many endpoints are kept without looking whether they are still used.
+const FEW: usize = 16;
+
 /// All endpoints that any configuration in use names.
 #[derive(Debug)]
 pub(crate) struct Directory {
@@ -28,6 +31,8 @@ pub(crate) struct Directory {
 struct Known {
     endpoints: HashMap<Key, Weak<Endpoint>>,
     next_id: u64,
+    /// With so many it is time to look for those that no configuration names any more.
+    many: usize,
 }
 
 /// What makes an endpoint this one and no other. Two routes that differ in any of it never share
@@ -128,9 +133,12 @@ impl Directory {
             tls: connector,
             addresses: self.follow(&wanted.host, wanted.port, &settings.resolver),
         });
-        known
-            .endpoints
-            .retain(|_, endpoint| endpoint.strong_count() > 0);
+        if known.endpoints.len() >= known.many {
+            known
+                .endpoints
+                .retain(|_, endpoint| endpoint.strong_count() > 0);
+            known.many = 2 * known.endpoints.len() + FEW;
+        }
         known.endpoints.insert(key, Arc::downgrade(&endpoint));
         Ok(endpoint)
     }

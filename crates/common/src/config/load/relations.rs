@@ -1,5 +1,6 @@
 //! What only shows when routes are seen together: shadowed ones, and the host of authenticate.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::super::diagnostic::{Diagnostic, code};
@@ -7,6 +8,7 @@ use super::super::options::{CookieOptions, Service, ServiceUrls, Services};
 use super::super::route::{FromScheme, PathMatcher, PathRewrite, RouteFrom, RouteTarget};
 use super::reader::Load;
 use super::route::{Placed, join_difference};
+use super::shadow::Earlier;
 use crate::web::redirect::Targets;
 
 /// A host of `depends_on` that no route serves could only end a sign-in in an error: it is left out.
@@ -65,37 +67,7 @@ pub fn check(
     cookie: &CookieOptions,
 ) {
     cookie_domain(load, routes, cookie);
-    for (index, later) in routes.iter().enumerate() {
-        let mut before = routes.iter().take(index);
-        // Requests name their route by its id.
-        if let Some(twin) = before.clone().find(|it| it.route.id == later.route.id) {
-            load.say(
-                Diagnostic::error(
-                    code::CONFLICT,
-                    "this route is there twice: `from`, path and target are the same",
-                )
-                .at(&later.place)
-                .help(format!(
-                    "the other one is at {}; remove one of them",
-                    twin.place
-                )),
-            );
-            continue;
-        }
-        if let Some(earlier) = before.find(|earlier| shadows(earlier, later)) {
-            load.say(
-                Diagnostic::warning(
-                    code::SHADOWED,
-                    "this route is never reached: an earlier one takes all its requests",
-                )
-                .at(&later.place)
-                .help(format!(
-                    "the earlier one is at {}; put this one before it",
-                    earlier.place
-                )),
-            );
-        }
-    }
+    twins_and_shadows(load, routes);
     for placed in routes {
         if let Some(path) = join_difference(&placed.route.target)
             && matches!(
@@ -116,32 +88,38 @@ pub fn check(
     authenticate_host(load, routes, urls, services);
 }
 
-/// Whether every request for `later` finds `earlier` first.
-fn shadows(earlier: &Placed, later: &Placed) -> bool {
-    let (a, b) = (&earlier.route, &later.route);
-    same_hosts(&a.from, &b.from) && covers(&a.matcher, &b.matcher)
-}
-
-fn same_hosts(a: &RouteFrom, b: &RouteFrom) -> bool {
-    match (&a.scheme, &b.scheme) {
-        (FromScheme::Tcp { authorities: a }, FromScheme::Tcp { authorities: b }) => {
-            b.iter().all(|b| a.contains(b))
+/// Routes that are there twice, and routes that an earlier one leaves nothing to.
+fn twins_and_shadows(load: &mut Load<'_>, routes: &[Placed]) {
+    let (mut by_id, mut earlier) = (HashMap::new(), Earlier::default());
+    for (index, later) in routes.iter().enumerate() {
+        let shadow = earlier.next(index, &later.route);
+        // Requests name their route by its id.
+        let first = *by_id.entry(&later.route.id).or_insert(index);
+        if let Some(twin) = routes.get(first).filter(|_| first < index) {
+            load.say(
+                Diagnostic::error(
+                    code::CONFLICT,
+                    "this route is there twice: `from`, path and target are the same",
+                )
+                .at(&later.place)
+                .help(format!(
+                    "the other one is at {}; remove one of them",
+                    twin.place
+                )),
+            );
+        } else if let Some(earlier) = shadow.and_then(|shadow| routes.get(shadow)) {
+            load.say(
+                Diagnostic::warning(
+                    code::SHADOWED,
+                    "this route is never reached: an earlier one takes all its requests",
+                )
+                .at(&later.place)
+                .help(format!(
+                    "the earlier one is at {}; put this one before it",
+                    earlier.place
+                )),
+            );
         }
-        (FromScheme::Tcp { .. }, _) | (_, FromScheme::Tcp { .. }) => false,
-        _ => a.host == b.host && a.port == b.port && a.also == b.also,
-    }
-}
-
-fn covers(earlier: &PathMatcher, later: &PathMatcher) -> bool {
-    match (earlier, later) {
-        (PathMatcher::Any, _) => true,
-        (PathMatcher::Prefix(a), PathMatcher::Prefix(b) | PathMatcher::Exact(b)) => {
-            b.starts_with(a.as_str())
-        }
-        (PathMatcher::Exact(a), PathMatcher::Exact(b)) => a == b,
-        (PathMatcher::Regex(a), PathMatcher::Exact(b)) => a.is_match(b),
-        (PathMatcher::Regex(a), PathMatcher::Regex(b)) => a.as_str() == b.as_str(),
-        _ => false,
     }
 }
 

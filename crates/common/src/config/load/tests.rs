@@ -1215,6 +1215,55 @@ fn c75_shadowed_routes_are_told() {
 }
 
 #[test]
+fn a_route_is_shadowed_by_whatever_takes_all_its_requests() {
+    let shadowed = |earlier: &str, later: &str| {
+        let route = |host_and_path: &str, to: &str| {
+            let (host, path) = host_and_path.split_once(' ').unwrap_or((host_and_path, ""));
+            format!("- {{from: '{host}', {path} to: '{to}', allow_any_authenticated_user: true}}\n")
+        };
+        let others = ["https://a.test prefix: /zzz,", "https://b.test"];
+        let [other, another] = others.map(|it| route(it, "http://o"));
+        let (earlier, later) = (route(earlier, "http://e"), route(later, "http://l"));
+        let text = said(&format!("routes:\n{other}{earlier}{another}{later}"));
+        text.contains("the earlier one is at config.yaml:11:")
+    };
+    for (earlier, later) in [
+        ("https://a.test", "https://a.test"),
+        ("https://a.test", "https://a.test prefix: /x,"),
+        ("https://a.test", "https://a.test regex: '/x.*',"),
+        ("https://a.test prefix: /x,", "https://a.test prefix: /xy,"),
+        ("https://a.test prefix: /x,", "https://a.test path: /xy,"),
+        ("https://a.test path: /x,", "https://a.test path: /x,"),
+        ("https://a.test regex: '/x+',", "https://a.test path: /xx,"),
+        (
+            "https://a.test regex: '/x+',",
+            "https://a.test regex: '/x+',",
+        ),
+        ("https://a.test:8443", "https://a.test:8443 prefix: /x,"),
+        ("tcp+https://a.test:22", "tcp+https://a.test:22"),
+    ] {
+        assert!(shadowed(earlier, later), "{earlier} before {later}");
+    }
+    for (earlier, later) in [
+        ("https://a.test prefix: /x,", "https://a.test"),
+        ("https://a.test prefix: /x,", "https://a.test prefix: /y,"),
+        ("https://a.test prefix: /xy,", "https://a.test path: /x,"),
+        ("https://a.test path: /x,", "https://a.test prefix: /x,"),
+        ("https://a.test regex: '/x+',", "https://a.test path: /xy,"),
+        (
+            "https://a.test regex: '/x+',",
+            "https://a.test regex: '/x*',",
+        ),
+        ("https://a.test:8443", "https://a.test prefix: /x,"),
+        ("https://c.test", "https://a.test prefix: /x,"),
+        ("tcp+https://a.test:22", "tcp+https://a.test:23"),
+        ("https://a.test", "tcp+https://a.test:22"),
+    ] {
+        assert!(!shadowed(earlier, later), "{earlier} before {later}");
+    }
+}
+
+#[test]
 fn a_route_of_the_sign_in_host_to_itself_is_an_error() {
     let split = |to: &str| {
         loaded_with(
