@@ -15,7 +15,7 @@ use tonic::{Code, Request, Status};
 
 use super::{Service, deadline};
 use crate::feed::{Page, State};
-use crate::storage::{Changes, PageStart, RecordKey, timestamp};
+use crate::storage::{Changes, PageStart, timestamp};
 
 /// Ask by this metadata to be told, about once a second, that the stream is alive and current.
 pub const HEARTBEAT: &str = "x-postern-heartbeat";
@@ -76,26 +76,36 @@ async fn send_latest(
         response: Some(response),
     };
 
-    let mut start = PageStart::Offset(0);
-    let mut limit = PAGE;
-    loop {
-        let page = {
-            // Never closed. However many copy at once, others have their turn in between.
-            let _turn = service.copies.acquire().await;
-            deadline(service.storage.page(kind.clone(), start.clone(), limit)).await?
-        };
-        let full = page.len() == limit;
-        limit = next_limit(&page);
-        if let Some(last) = page.last() {
-            start = PageStart::After(RecordKey::of(last));
-        }
+    let read = async |start: PageStart, limit: usize| {
+        // Never closed. However many copy at once, others have their turn in between.
+        let _turn = service.copies.acquire().await;
+        deadline(service.storage.page(kind.clone(), start, limit)).await
+    };
+    let send_page = async |page: Vec<Record>| {
         for record in page {
             send(sender, message(Response::Record(record))).await?;
         }
-        if !full {
-            break;
-        }
+        Ok::<_, Status>(())
+    };
+    let mut limit = PAGE;
+    let start = PageStart::After {
+        kind: String::new(),
+        version: 0,
+    };
+    let mut page = read(start, limit).await?;
+    while page.len() == limit
+        && let Some(last) = page.last()
+    {
+        let start = PageStart::After {
+            kind: last.r#type.clone(),
+            version: last.version,
+        };
+        limit = next_limit(&page);
+        // The storage reads the next page while this one is on its way.
+        let (next, ()) = futures::try_join!(read(start, limit), send_page(page))?;
+        page = next;
     }
+    send_page(page).await?;
     for options in options(service, kind.as_deref()).await? {
         send(sender, message(Response::Options(options))).await?;
     }

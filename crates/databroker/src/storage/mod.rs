@@ -60,11 +60,13 @@ pub struct Changes {
     pub records: Vec<Record>,
 }
 
-/// Where a page of records begins. Records are ordered by kind, then id, byte by byte.
+/// Where a page of records begins, and in which order they come. Kinds and ids are ordered byte by byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PageStart {
-    After(RecordKey),
-    /// After this many records.
+    /// By kind, then version. About the order in which they lie on a disk; a record that is written between two
+    /// pages comes again, or for the first time, where its new version stands.
+    After { kind: String, version: u64 },
+    /// By kind, then id; after this many records.
     Offset(u64),
 }
 

@@ -48,29 +48,50 @@ impl Shared {
         start: &PageStart,
         limit: usize,
     ) -> Result<Vec<Record>, StorageError> {
-        let records = self.reading()?.open_table(RECORDS).map_err(file_error)?;
-        let (from, after, mut skip) = match start {
-            PageStart::After(key) => {
-                let key = (key.kind.as_str(), key.id.as_str());
-                (key, Some(key), 0)
-            }
-            PageStart::Offset(offset) => ((kind.unwrap_or(""), ""), None, *offset),
-        };
+        let reading = self.reading()?;
+        let records = reading.open_table(RECORDS).map_err(file_error)?;
+        let is_other = |found: &str| kind.is_some_and(|kind| kind != found);
         let mut page = Vec::new();
-        for row in records.range(from..).map_err(file_error)? {
-            let (key, row) = row.map_err(file_error)?;
-            let key = key.value();
-            if kind.is_some_and(|kind| kind != key.0) || page.len() == limit {
-                break;
+        let mut add = |row: &[u8]| -> Result<bool, StorageError> {
+            page.push(Row::read(row)?.into_record(&self.payloads)?);
+            Ok(page.len() < limit)
+        };
+        match start {
+            PageStart::After {
+                kind: after,
+                version,
+            } => {
+                let after = (kind.unwrap_or(after), version.saturating_add(1));
+                let by_age = reading.open_table(BY_AGE).map_err(file_error)?;
+                for entry in by_age.range(after..).map_err(file_error)? {
+                    let (key, id) = entry.map_err(file_error)?;
+                    let (found, _) = key.value();
+                    if is_other(found) {
+                        break;
+                    }
+                    let row = records.get((found, id.value())).map_err(file_error)?;
+                    if let Some(row) = row
+                        && !add(row.value())?
+                    {
+                        break;
+                    }
+                }
             }
-            if after == Some(key) {
-                continue;
+            PageStart::Offset(offset) => {
+                let mut skip = *offset;
+                let from = (kind.unwrap_or(""), "");
+                for row in records.range(from..).map_err(file_error)? {
+                    let (key, row) = row.map_err(file_error)?;
+                    if is_other(key.value().0) {
+                        break;
+                    }
+                    if skip > 0 {
+                        skip -= 1;
+                    } else if !add(row.value())? {
+                        break;
+                    }
+                }
             }
-            if skip > 0 {
-                skip -= 1;
-                continue;
-            }
-            page.push(Row::read(row.value())?.into_record(&self.payloads)?);
         }
         Ok(page)
     }

@@ -31,10 +31,10 @@ const HEAD: &str = concat!(
 const GET: &str = "SELECT type, id, version, modified_at, payload FROM postern.records WHERE type = $1 AND id = $2";
 const PAGE_OF_KIND_AFTER: &str =
     "SELECT type, id, version, modified_at, payload FROM postern.records
-    WHERE type = $1 AND id > $2 ORDER BY type, id LIMIT $3";
+    WHERE type = $1 AND version > $2 ORDER BY type, version LIMIT $3";
 const PAGE_OF_ALL_AFTER: &str =
     "SELECT type, id, version, modified_at, payload FROM postern.records
-    WHERE (type, id) > ($1, $2) ORDER BY type, id LIMIT $3";
+    WHERE (type, version) > ($1, $2) ORDER BY type, version LIMIT $3";
 const PAGE_OF_KIND: &str = "SELECT type, id, version, modified_at, payload FROM postern.records
     WHERE type = $1 ORDER BY type, id OFFSET $2 LIMIT $3";
 const PAGE_OF_ALL: &str = "SELECT type, id, version, modified_at, payload FROM postern.records
@@ -109,12 +109,12 @@ impl Shared {
     ) -> Result<Vec<Record>, StorageError> {
         let limit = signed(limit as u64);
         let rows = match (kind, start) {
-            (Some(kind), PageStart::After(key)) => {
-                self.query(PAGE_OF_KIND_AFTER, &[&kind, &key.id, &limit])
+            (Some(kind), PageStart::After { version, .. }) => {
+                self.query(PAGE_OF_KIND_AFTER, &[&kind, &signed(version), &limit])
                     .await?
             }
-            (None, PageStart::After(key)) => {
-                self.query(PAGE_OF_ALL_AFTER, &[&key.kind, &key.id, &limit])
+            (None, PageStart::After { kind, version }) => {
+                self.query(PAGE_OF_ALL_AFTER, &[&kind, &signed(version), &limit])
                     .await?
             }
             (Some(kind), PageStart::Offset(offset)) => {
