@@ -4,6 +4,7 @@
 //! audience for a while (`jwt_assertion_reuse`). Its `jti` names the assertion, not the request.
 
 use std::borrow::Cow;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use serde_json::{Map, Value};
 
 use crate::facts::{Person, PersonVersions};
 use crate::records::Claims;
+use crate::reuse::Reuse;
 
 pub const ASSERTION_HEADER: HeaderName = HeaderName::from_static("x-pomerium-jwt-assertion");
 
@@ -26,7 +28,7 @@ const LIFETIME: SignedDuration = SignedDuration::from_mins(5);
 const LONGEST_REUSE: Duration = Duration::from_secs(60);
 
 /// Bytes of assertions and claim headers that are kept for reuse.
-const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+const CACHE_BYTES: usize = 64 * 1024 * 1024;
 
 /// Claims of the assertion that no provider can set.
 const RESERVED: [&str; 11] = [
@@ -197,22 +199,20 @@ pub struct Key {
 /// Signs assertions, and reuses them.
 #[derive(Debug)]
 pub struct Assertions {
-    made: moka::sync::Cache<Key, Arc<Assertion>>,
+    hasher: RandomState,
+    made: Reuse<Key, Arc<Assertion>>,
 }
 
 impl Default for Assertions {
     fn default() -> Self {
         Self {
-            made: moka::sync::Cache::builder()
-                .max_capacity(CACHE_BYTES)
-                .weigher(|key: &Key, assertion: &Arc<Assertion>| weight(key, assertion))
-                .time_to_live(LONGEST_REUSE)
-                .build(),
+            hasher: RandomState::new(),
+            made: Reuse::new(CACHE_BYTES),
         }
     }
 }
 
-fn weight(key: &Key, assertion: &Assertion) -> u32 {
+fn weight(key: &Key, assertion: &Assertion) -> usize {
     const OVERHEAD: usize = 400;
     let headers: usize = assertion
         .claim_headers
@@ -220,13 +220,7 @@ fn weight(key: &Key, assertion: &Assertion) -> u32 {
         .map(|(name, value)| name.as_str().len() + value.len())
         .sum();
     let groups: usize = assertion.groups.iter().map(String::len).sum();
-    let bytes = OVERHEAD
-        + key.host.len()
-        + assertion.token.len()
-        + assertion.email.len()
-        + groups
-        + headers;
-    u32::try_from(bytes).unwrap_or(u32::MAX)
+    OVERHEAD + key.host.len() + assertion.token.len() + assertion.email.len() + groups + headers
 }
 
 impl Assertions {
@@ -241,7 +235,8 @@ impl Assertions {
         audience: &Audience<'_>,
     ) -> Result<Arc<Assertion>, SignError> {
         let reuse = SignedDuration::try_from(reuse.min(LONGEST_REUSE)).unwrap_or_default();
-        if let Some(made) = self.made.get(&key) {
+        let hash = self.hasher.hash_one(&key);
+        if let Some(made) = self.made.get(hash, |known| *known == key) {
             let age = now.duration_since(made.made_at);
             if age >= SignedDuration::ZERO && age < reuse {
                 return Ok(made);
@@ -250,7 +245,8 @@ impl Assertions {
         let id = postern_common::crypto::random::uuid();
         let assertion = Arc::new(sign(signing_keys, person, audience, now, id)?);
         if reuse > SignedDuration::ZERO {
-            self.made.insert(key, Arc::clone(&assertion));
+            let weight = weight(&key, &assertion);
+            self.made.insert(hash, key, Arc::clone(&assertion), weight);
         }
         Ok(assertion)
     }

@@ -9,42 +9,52 @@ use std::sync::Arc;
 use postern_common::crypto::handle::Handle;
 use postern_common::crypto::keys::SecretKey;
 
+use crate::reuse::Reuse;
+
 /// Bytes of handles that are kept.
-const CACHE_BYTES: u64 = 16 * 1024 * 1024;
+const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Verifies handles, and remembers the good ones.
 #[derive(Debug)]
 pub struct Handles {
     secrets: Vec<SecretKey>,
-    verified: moka::sync::Cache<Arc<str>, Arc<Handle>>,
+    verified: Reuse<Box<str>, Arc<Handle>>,
 }
 
 impl Handles {
     pub fn new(secrets: &[SecretKey]) -> Self {
         Self {
             secrets: secrets.to_vec(),
-            verified: moka::sync::Cache::builder()
-                .max_capacity(CACHE_BYTES)
-                .weigher(weight)
-                .build(),
+            verified: Reuse::new(CACHE_BYTES),
         }
     }
 
     /// The handle that `token` is, if one of the secrets signed it.
     pub fn verify(&self, token: &str) -> Option<Arc<Handle>> {
-        if let Some(known) = self.verified.get(token) {
+        let hash = hash(token);
+        if let Some(known) = self.verified.get(hash, |known| **known == *token) {
             return Some(known);
         }
         let handle = Arc::new(Handle::decode(&self.secrets, token).ok()?);
-        self.verified.insert(token.into(), Arc::clone(&handle));
+        let kept = Arc::clone(&handle);
+        self.verified
+            .insert(hash, token.into(), kept, weight(token));
         Some(handle)
     }
 }
 
+/// A good handle ends in its signature, which is as good as random and nobody can choose.
+fn hash(token: &str) -> u64 {
+    const ODD: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+    let end = token.as_bytes().last_chunk().copied().unwrap_or_default();
+    let mixed = u128::from_le_bytes(end).wrapping_mul(ODD);
+    u64::try_from(mixed >> 64).unwrap_or_default()
+}
+
 /// The text of a token holds all that its handle does.
-fn weight(token: &Arc<str>, _: &Arc<Handle>) -> u32 {
+fn weight(token: &str) -> usize {
     const OVERHEAD: usize = 500;
-    u32::try_from(OVERHEAD + 2 * token.len()).unwrap_or(u32::MAX)
+    OVERHEAD + 2 * token.len()
 }
 
 #[cfg(test)]

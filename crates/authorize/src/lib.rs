@@ -39,6 +39,7 @@ mod log;
 mod metrics;
 mod records;
 mod replica;
+mod reuse;
 mod server;
 mod sign_in;
 mod snapshot;

@@ -6,6 +6,7 @@ mod claims;
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use postern_common::rpc::stubs::{databroker, session, user};
 use postern_common::session as validity;
@@ -24,6 +25,41 @@ pub mod record_type {
 }
 
 pub use claims::Claims;
+use claims::Entry;
+
+/// `session.Session` as far as it is needed here, claims unread.
+#[derive(Clone, PartialEq, prost::Message)]
+struct SessionMessage {
+    #[prost(string, tag = "3")]
+    user_id: String,
+    #[prost(message, optional, tag = "4")]
+    expires_at: Option<prost_types::Timestamp>,
+    #[prost(message, optional, tag = "6")]
+    id_token: Option<session::IdToken>,
+    #[prost(message, optional, tag = "7")]
+    oauth_token: Option<session::OAuthToken>,
+    #[prost(message, repeated, tag = "9")]
+    claims: Vec<Entry>,
+    #[prost(string, repeated, tag = "10")]
+    audience: Vec<String>,
+    #[prost(string, optional, tag = "15")]
+    impersonate_session_id: Option<String>,
+    #[prost(message, repeated, tag = "17")]
+    device_credentials: Vec<session::session::DeviceCredential>,
+    #[prost(bool, tag = "19")]
+    refresh_disabled: bool,
+    #[prost(string, tag = "20")]
+    idp_id: String,
+}
+
+/// `user.User` as far as it is needed here, claims unread.
+#[derive(Clone, PartialEq, prost::Message)]
+struct UserMessage {
+    #[prost(string, tag = "4")]
+    email: String,
+    #[prost(message, repeated, tag = "9")]
+    claims: Vec<Entry>,
+}
 
 /// Whether a provider's tokens are kept: only while a loaded route hands one to its upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,19 +155,30 @@ fn payload<M: prost::Message + Default>(record: &databroker::Record) -> Result<M
         kind: record.r#type.clone(),
         id: record.id.clone(),
     })?;
-    M::decode(data.value.as_slice()).map_err(|source| RecordError::Payload {
+    // Parts that stay unread need not be copied again.
+    M::decode(Bytes::copy_from_slice(&data.value)).map_err(|source| unreadable(record, source))
+}
+
+fn unreadable(record: &databroker::Record, source: prost::DecodeError) -> RecordError {
+    RecordError::Payload {
         kind: record.r#type.clone(),
         id: record.id.clone(),
         source,
-    })
+    }
 }
 
 impl Session {
     pub fn from_record(record: &databroker::Record, keep: KeepTokens) -> Result<Self, RecordError> {
-        let message: session::Session = payload(record)?;
+        let message: SessionMessage = payload(record)?;
+        let lifetime = session::Session {
+            expires_at: message.expires_at,
+            oauth_token: message.oauth_token,
+            refresh_disabled: message.refresh_disabled,
+            ..session::Session::default()
+        };
         let tokens = (keep == KeepTokens::Yes).then(|| {
             Arc::new(Tokens {
-                access: message
+                access: lifetime
                     .oauth_token
                     .as_ref()
                     .map(|token| token.access_token.clone())
@@ -145,7 +192,7 @@ impl Session {
         });
         Ok(Self {
             id: record.id.as_str().into(),
-            valid_until: validity::valid_until(&message),
+            valid_until: validity::valid_until(&lifetime),
             user_id: message.user_id.into(),
             idp_id: message.idp_id,
             audience: if message.refresh_disabled {
@@ -153,7 +200,7 @@ impl Session {
             } else {
                 Vec::new()
             },
-            claims: message.claims.into_iter().collect(),
+            claims: Claims::pack(message.claims).map_err(|source| unreadable(record, source))?,
             impersonates: message
                 .impersonate_session_id
                 .filter(|id| !id.is_empty())
@@ -176,11 +223,11 @@ impl Session {
 
 impl User {
     pub fn from_record(record: &databroker::Record) -> Result<Self, RecordError> {
-        let message: user::User = payload(record)?;
+        let message: UserMessage = payload(record)?;
         Ok(Self {
             id: record.id.as_str().into(),
             email: message.email,
-            claims: message.claims.into_iter().collect(),
+            claims: Claims::pack(message.claims).map_err(|source| unreadable(record, source))?,
         })
     }
 }

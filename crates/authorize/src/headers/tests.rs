@@ -184,11 +184,7 @@ fn templates() {
 fn c65_each_group_is_a_header() {
     let mut person = ann();
     let mut session = (**person.session().unwrap()).clone();
-    let values = ["eng", "CN=ops,DC=corp", "a\nb"].map(|group| group.to_owned().into());
-    let groups = prost_types::ListValue {
-        values: values.into(),
-    };
-    session.claims = std::iter::once(("groups".to_owned(), groups)).collect();
+    session.claims = Claims::of(json!({"groups": ["eng", "CN=ops,DC=corp", "a\nb"]}));
     person.kind = crate::facts::PersonKind::Session {
         own: session.into(),
         impersonated: None,

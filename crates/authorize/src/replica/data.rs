@@ -1,8 +1,7 @@
 //! One copy of the databroker's records, filled by one `SyncLatest` and kept current by `Sync`.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher as _, RandomState};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use postern_common::authz::Revisit;
@@ -38,14 +37,12 @@ impl<T> Clone for Versioned<T> {
 /// Records of one type by id.
 #[derive(Debug)]
 pub struct Table<T> {
-    hasher: RandomState,
     shards: [RwLock<HashMap<Arc<str>, Versioned<T>>>; SHARDS],
 }
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
         Self {
-            hasher: RandomState::new(),
             shards: std::array::from_fn(|_| RwLock::default()),
         }
     }
@@ -53,8 +50,9 @@ impl<T> Default for Table<T> {
 
 impl<T> Table<T> {
     fn shard(&self, id: &str) -> &RwLock<HashMap<Arc<str>, Versioned<T>>> {
-        let index = self.hasher.hash_one(id) % SHARDS as u64;
-        let index = usize::try_from(index).unwrap_or_default();
+        // Ids differ most at their end. It is enough that not all are in one shard.
+        let end = id.bytes().rev().take(4);
+        let index = end.fold(0, |sum, byte| sum * 31 + usize::from(byte)) % SHARDS;
         // `index` is below the length, so the fallback is never taken.
         let [first, ..] = &self.shards;
         self.shards.get(index).unwrap_or(first)
@@ -144,6 +142,8 @@ pub struct Data {
     impersonators: AtomicUsize,
     /// Sessions and service accounts that the feed told us are gone.
     deleted: moka::sync::Cache<Arc<str>, ()>,
+    /// Whether there ever was one. A first copy has none, and is spared a look-up for each record.
+    any_deleted: AtomicBool,
 }
 
 /// What a record did to the copy.
@@ -168,6 +168,7 @@ impl Data {
             groups_version: AtomicU64::new(0),
             impersonators: AtomicUsize::new(0),
             deleted: moka::sync::Cache::new(REMEMBERED_DELETIONS),
+            any_deleted: AtomicBool::new(false),
         }
     }
 
@@ -203,6 +204,7 @@ impl Data {
             let change = self.remove(record);
             if change != Change::None && holds_sessions(&record.r#type) {
                 self.deleted.insert(record.id.as_str().into(), ());
+                self.any_deleted.store(true, Ordering::Release);
             }
             Ok(change)
         } else {
@@ -232,7 +234,7 @@ impl Data {
                 if let Kept::Changed(before) = &changed {
                     let impersonated = before.as_ref().is_some_and(|s| s.impersonates.is_some());
                     self.count_impersonators(impersonated, impersonates);
-                    self.deleted.invalidate(record.id.as_str());
+                    self.is_back(&record.id);
                 }
                 self.session_change(&record.id, changed.is_change())
             }
@@ -248,7 +250,7 @@ impl Data {
                 let changed =
                     keep(&self.service_accounts, &account.id.clone(), record, account).is_change();
                 if changed {
-                    self.deleted.invalidate(record.id.as_str());
+                    self.is_back(&record.id);
                 }
                 revisit(changed, Revisit::Session)
             }
@@ -269,6 +271,12 @@ impl Data {
             // Types that no decision reads.
             _ => Change::None,
         })
+    }
+
+    fn is_back(&self, id: &str) {
+        if self.any_deleted.load(Ordering::Acquire) {
+            self.deleted.invalidate(id);
+        }
     }
 
     /// Removes a record unless a newer one is there.
