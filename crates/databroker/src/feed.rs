@@ -4,6 +4,9 @@
 //! commit ─▶ storage wakes the tail reader ─▶ reads the change log from its cursor ─▶ one channel a kind ─▶ streams
 //! ```
 //!
+//! What was written here comes to the tail reader by itself ([`Feed::committed`]). It takes that where it goes on from
+//! its cursor without a gap, and reads from the log whatever else there is.
+//!
 //! There is one tail reader per databroker, however many streams follow. Each stream has a cursor of its own: it
 //! first reads the log itself, then listens to its channel, and goes back to the log when it was too slow for the
 //! channel. So a channel may drop things; a stream never skips any.
@@ -12,12 +15,13 @@
 //! have told, and the time of the last look ([`State::as_of`]) tells how old a follower's data can be at most.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use postern_common::rpc::stubs::databroker::Record;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::storage::{Changes, Storage, StorageError};
@@ -28,6 +32,8 @@ const POLL: Duration = Duration::from_secs(1);
 const DEADLINE: Duration = Duration::from_secs(5);
 /// How many changes are read at once.
 const PAGE: usize = 64;
+/// How many transactions of our own may wait for the tail reader; it reads the log for the rest.
+const COMMITTED: usize = 8;
 /// How many pages a channel keeps for streams that are slow.
 const CHANNEL: usize = 64;
 
@@ -69,6 +75,13 @@ struct Shared {
     storage: Arc<dyn Storage>,
     channels: Mutex<HashMap<Kind, broadcast::Sender<Page>>>,
     state: watch::Sender<State>,
+    committed: mpsc::Sender<Committed>,
+}
+
+/// Records as a transaction of our own left them.
+struct Committed {
+    server_version: u64,
+    records: Vec<Arc<Record>>,
 }
 
 impl Feed {
@@ -82,13 +95,16 @@ impl Feed {
             reason: "the storage has not been read yet".to_owned(),
             last: None,
         };
+        let (committed, waiting) = mpsc::channel(COMMITTED);
         let shared = Arc::new(Shared {
             storage,
             channels: Mutex::default(),
             state: watch::Sender::new(state),
+            committed,
         });
         let reader = TailReader {
             shared: Arc::clone(&shared),
+            committed: waiting,
             position: None,
         };
         (Self { shared }, async move {
@@ -109,6 +125,16 @@ impl Feed {
             .subscribe()
     }
 
+    /// Tells what was just committed here, so that it need not be read again. Only a shortcut: the log has it too.
+    pub fn committed(&self, server_version: u64, records: Vec<Arc<Record>>) {
+        let committed = Committed {
+            server_version,
+            records,
+        };
+        // When too much waits already, the log is read.
+        let _ = self.shared.committed.try_send(committed);
+    }
+
     pub fn state(&self) -> watch::Receiver<State> {
         self.shared.state.subscribe()
     }
@@ -122,6 +148,7 @@ impl Shared {
 
 struct TailReader {
     shared: Arc<Shared>,
+    committed: mpsc::Receiver<Committed>,
     position: Option<Position>,
 }
 
@@ -136,16 +163,42 @@ impl TailReader {
     async fn run(mut self) {
         loop {
             let started = Timestamp::now();
+            while let Ok(committed) = self.committed.try_recv() {
+                self.take_over(committed);
+            }
             match self.read().await {
                 // A full page: there may be more.
                 Ok(PAGE..) => continue,
                 Ok(_) => self.became_current(started),
                 Err(error) => self.fell_behind(&error),
             }
-            tokio::select! {
-                () = self.shared.storage.changed().notified() => {}
-                () = tokio::time::sleep(POLL) => {}
+            let storage = Arc::clone(&self.shared.storage);
+            let mut woken = pin!(tokio::time::timeout(POLL, storage.changed().notified()));
+            loop {
+                tokio::select! {
+                    _ = &mut woken => break,
+                    Some(committed) = self.committed.recv() => self.take_over(committed),
+                }
             }
+        }
+    }
+
+    /// Hands on what goes on from the cursor without a gap: a version is one change and no other.
+    fn take_over(&mut self, committed: Committed) {
+        let Some(position) = &mut self.position else {
+            return;
+        };
+        if committed.server_version != position.server_version {
+            return;
+        }
+        let mut records = committed.records;
+        records.retain(|record| {
+            let is_next = record.version == position.version + 1;
+            position.version += u64::from(is_next);
+            is_next
+        });
+        for page in records.chunks(PAGE) {
+            self.hand_on(&page.into());
         }
     }
 
@@ -181,17 +234,16 @@ impl TailReader {
                 version: last.version,
                 ..position
             });
-            self.hand_on(changes.records);
+            self.hand_on(&changes.records.into_iter().map(Arc::new).collect());
         }
         Ok(length)
     }
 
-    fn hand_on(&self, records: Vec<Record>) {
-        let records: Page = records.into_iter().map(Arc::new).collect();
+    fn hand_on(&self, records: &Page) {
         let mut channels = self.shared.channels();
         channels.retain(|kind, channel| {
             let page: Page = match kind {
-                None => Arc::clone(&records),
+                None => Arc::clone(records),
                 Some(kind) => records
                     .iter()
                     .filter(|it| it.r#type == *kind)

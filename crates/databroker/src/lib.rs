@@ -71,8 +71,8 @@ impl Databroker {
         stop: CancellationToken,
     ) -> Self {
         let tasks = TaskTracker::new();
-        let (writer, writing) = Writer::new(Arc::clone(&storage), stop.clone());
         let (feed, following) = Feed::new(Arc::clone(&storage), stop.clone());
+        let (writer, writing) = Writer::new(Arc::clone(&storage), feed.clone(), stop.clone());
         tasks.spawn(writing);
         tasks.spawn(following);
         tasks.spawn(tidy::run(Arc::clone(&storage), housekeeping, stop.clone()));

@@ -23,11 +23,7 @@ pub struct Payload(pub(crate) DynamicMessage);
 impl Payload {
     /// `None`: the type is unknown, or the bytes are no such message.
     pub fn read(data: &Any) -> Option<Self> {
-        let (_, name) = data
-            .type_url
-            .rsplit_once('/')
-            .unwrap_or(("", &data.type_url));
-        let descriptor = KNOWN.get_message_by_name(name)?;
+        let descriptor = KNOWN.get_message_by_name(name_of(data))?;
         DynamicMessage::decode(descriptor, data.value.as_slice())
             .ok()
             .map(Self)
@@ -56,6 +52,11 @@ impl Payload {
         message_contains(&self.0, needle)
     }
 
+    /// Whether [`Self::network`] may find one; without looking into it.
+    pub fn may_have_network(data: &Any) -> bool {
+        name_of(data) == STRUCT
+    }
+
     /// The network in `$index.cidr` of a payload that is a `Struct`.
     pub fn network(&self) -> Option<IpNet> {
         if self.0.descriptor().full_name() != STRUCT {
@@ -64,6 +65,11 @@ impl Payload {
         let fields = self.0.get_field_by_name("fields")?;
         parse_network(&text_in_struct(&fields, "$index.cidr")?)
     }
+}
+
+fn name_of(data: &Any) -> &str {
+    let url = data.type_url.as_str();
+    url.rsplit_once('/').map_or(url, |(_, name)| name)
 }
 
 /// An address counts as the network that holds only it, and IPv4 written as IPv6 as IPv4.

@@ -12,6 +12,7 @@ use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::feed::Feed;
 use crate::storage::{Operation, Refused, Storage, StorageError};
 
 /// Largest record, in bytes.
@@ -69,10 +70,11 @@ impl Writer {
     /// The writer, and the task that has to be run for it.
     pub fn new(
         storage: Arc<dyn Storage>,
+        feed: Feed,
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (queue, jobs) = mpsc::channel(MAX_WAITING);
-        (Self { queue }, run(storage, jobs, stop))
+        (Self { queue }, run(storage, feed, jobs, stop))
     }
 
     /// Writes, all or nothing.
@@ -94,7 +96,12 @@ impl Writer {
     }
 }
 
-async fn run(storage: Arc<dyn Storage>, mut jobs: mpsc::Receiver<Job>, stop: CancellationToken) {
+async fn run(
+    storage: Arc<dyn Storage>,
+    feed: Feed,
+    mut jobs: mpsc::Receiver<Job>,
+    stop: CancellationToken,
+) {
     let mut next = None;
     let told = RateLimit::new(LINES);
     loop {
@@ -119,11 +126,11 @@ async fn run(storage: Arc<dyn Storage>, mut jobs: mpsc::Receiver<Job>, stop: Can
             size += job.size;
             batch.push(job);
         }
-        write(&*storage, batch, &told).await;
+        write(&*storage, &feed, batch, &told).await;
     }
 }
 
-async fn write(storage: &dyn Storage, batch: Vec<Job>, told: &RateLimit) {
+async fn write(storage: &dyn Storage, feed: &Feed, batch: Vec<Job>, told: &RateLimit) {
     let (operations, replies): (Vec<_>, Vec<_>) = batch
         .into_iter()
         .map(|job| (job.operation, job.reply))
@@ -135,6 +142,8 @@ async fn write(storage: &dyn Storage, batch: Vec<Job>, told: &RateLimit) {
     match written {
         Ok(written) => {
             let server_version = written.server_version;
+            let records = written.results.iter().flatten().flatten();
+            feed.committed(server_version, records.cloned().map(Arc::new).collect());
             for (reply, result) in replies.into_iter().zip(written.results) {
                 let result = result.map(|records| Receipt {
                     server_version,
@@ -203,6 +212,12 @@ mod tests {
         }
     }
 
+    fn start(storage: Arc<dyn Storage>) -> (Writer, impl Future<Output = ()> + Send) {
+        let stop = CancellationToken::new();
+        let (feed, _) = Feed::new(Arc::clone(&storage), stop.clone());
+        Writer::new(storage, feed, stop)
+    }
+
     #[test]
     fn limits_are_checked_before_the_queue() {
         let put = |records| measure(&Operation::Put(records));
@@ -226,7 +241,7 @@ mod tests {
     #[tokio::test]
     async fn a_refused_request_does_not_touch_the_others_of_its_batch() {
         let storage: Arc<dyn Storage> = Arc::new(Local::in_memory().unwrap());
-        let (writer, task) = Writer::new(storage, CancellationToken::new());
+        let (writer, task) = start(storage);
         let bad = Operation::PutIf {
             record: record("a", 1),
             version: Some(77),
@@ -251,7 +266,7 @@ mod tests {
     #[tokio::test]
     async fn more_than_the_queue_holds_is_refused_at_once() {
         let storage: Arc<dyn Storage> = Arc::new(Local::in_memory().unwrap());
-        let (writer, _task) = Writer::new(storage, CancellationToken::new());
+        let (writer, _task) = start(storage);
         let mut waiting = Vec::new();
         for n in 0..MAX_WAITING {
             let mut write = Box::pin({

@@ -29,6 +29,8 @@ pub struct Index {
 impl Index {
     /// `indexable` are the paths of the kind's options.
     pub fn of(payloads: &Payloads, kind: &str, data: Option<&Any>, indexable: &[String]) -> Self {
+        // Most records have neither, and need not be taken apart.
+        let data = data.filter(|data| !indexable.is_empty() || Payload::may_have_network(data));
         let Some(payload) = data.and_then(Payload::read) else {
             return Self::default();
         };

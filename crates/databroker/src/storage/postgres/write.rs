@@ -19,6 +19,7 @@ use super::read::{
 };
 use crate::patch;
 use crate::storage::index::Index;
+use crate::storage::sealed::FieldHash;
 use crate::storage::{
     Cleared, Operation, REMEMBERED, RecordKey, Refused, StorageError, Tidied, Written, is_empty,
 };
@@ -108,43 +109,61 @@ struct Open<'s> {
     version: u64,
     now: SystemTime,
     options: HashMap<String, Options>,
+    /// Ids that no write has had before this transaction.
+    claimed: HashSet<WriteId>,
 }
 
 impl Shared {
-    /// Begins a transaction and locks the head.
-    async fn begin(&self) -> Result<Open<'_>, StorageError> {
+    /// Begins a transaction, locks the head and takes the ids that no write has had yet.
+    async fn begin(&self, ids: &[Option<WriteId>]) -> Result<Open<'_>, StorageError> {
         let mut connection = self.pool.get().await?;
-        let [lock, options] = connection.prepare([LOCK, OPTIONS]).await?;
+        let [lock, options, claim] = connection.prepare([LOCK, OPTIONS, CLAIM]).await?;
         connection.in_transaction();
-        // Sent together: one trip to the server.
+        let ids: Vec<_> = ids.iter().flatten().map(WriteId::as_bytes).collect();
+        let claim_params: Params<'_, 1> = [&ids];
+        // Sent together: one trip to the server. The head is locked by then, so nobody else is about to take an id.
         let begin = async |client: &ClientWrapper| {
             futures::try_join!(
                 client.batch_execute("BEGIN"),
                 client.query(&lock, &[]),
                 client.query(&options, &[]),
+                async {
+                    if ids.is_empty() {
+                        return Ok(Vec::new());
+                    }
+                    client.query(&claim, &claim_params).await
+                },
             )
         };
-        let ((), head, options) = connection.answer(begin).await?;
+        let ((), head, options, ids) = connection.answer(begin).await?;
         let head = head.first().ok_or_else(headless)?;
+        let mut claimed = HashSet::with_capacity(ids.len());
+        for row in &ids {
+            let id: Vec<u8> = get(row, 0)?;
+            claimed.extend(WriteId::from_bytes(&id));
+        }
         Ok(Open {
             shared: self,
             server_version: server_version(&get(head, 0)?, get(head, 1)?),
             version: unsigned(get(head, 2)?),
             now: get(head, 3)?,
             options: read_options(&options)?.into_iter().collect(),
+            claimed,
             connection,
         })
     }
 
     pub(super) async fn write(&self, batch: Vec<Operation>) -> Result<Written, StorageError> {
-        let mut open = self.begin().await?;
-        let mut results = Vec::with_capacity(batch.len());
         let ids: Vec<_> = batch.iter().map(Operation::write_id).collect();
-        let mut claimed = open.claim(ids.iter().flatten()).await?;
+        let mut open = self.begin(&ids).await?;
+        let mut results = Vec::with_capacity(batch.len());
         // Puts that follow each other need nothing of what the ones before them wrote, so they go together.
         let mut together = Vec::new();
         for operation in batch {
-            if operation.write_id().is_some_and(|id| !claimed.remove(&id)) {
+            if operation
+                .write_id()
+                .is_some_and(|id| !open.claimed.remove(&id))
+            {
                 results.extend(open.store_each(std::mem::take(&mut together)).await?);
                 results.push(Ok(open.present_in_order(operation.records()).await?));
                 continue;
@@ -158,6 +177,24 @@ impl Shared {
                         Err(refused) => results.push(Err(refused)),
                     }
                 }
+            }
+        }
+        if results.is_empty() && !open.is_limited(&together) {
+            let server_version = open.server_version;
+            together = match open.store_and_commit(together).await? {
+                Ok(written) => {
+                    return Ok(Written {
+                        server_version,
+                        results: written.into_iter().map(Ok).collect(),
+                    });
+                }
+                Err(refused) => refused,
+            };
+            // Now so that only the request goes that is refused.
+            open = self.begin(&ids).await?;
+            if open.claimed.len() < ids.iter().flatten().collect::<HashSet<_>>().len() {
+                // Somebody else has done one of them meanwhile.
+                return Err(StorageError::Interrupted);
             }
         }
         results.extend(open.store_each(together).await?);
@@ -188,7 +225,7 @@ impl Shared {
         kind: String,
         options: Options,
     ) -> Result<(), StorageError> {
-        let mut open = self.begin().await?;
+        let mut open = self.begin(&[]).await?;
         if is_empty(&options) {
             open.execute("DELETE FROM postern.options WHERE type = $1", &[&kind])
                 .await?;
@@ -208,7 +245,7 @@ impl Shared {
     }
 
     pub(super) async fn clear(&self) -> Result<Cleared, StorageError> {
-        let mut open = self.begin().await?;
+        let mut open = self.begin(&[]).await?;
         let old = open.server_version;
         let all = ["records", "fields", "changes", "forgotten", "options"];
         open.batch(
@@ -247,7 +284,7 @@ impl Shared {
     }
 
     pub(super) async fn tidy(&self, retention: Duration) -> Result<Tidied, StorageError> {
-        let mut open = self.begin().await?;
+        let mut open = self.begin(&[]).await?;
         open.execute(
             "DELETE FROM postern.leases WHERE ends_at <= clock_timestamp()",
             &[],
@@ -287,22 +324,55 @@ impl Open<'_> {
     /// Notifies everybody and commits.
     async fn commit(mut self) -> Result<(), StorageError> {
         let [advance] = self.connection.prepare([ADVANCE]).await?;
-        let notify = format!("NOTIFY {CHANNEL}");
         let version = signed(self.version);
-        let params: Params<'_, 1> = [&version];
-        // A COMMIT after a failed statement rolls back and calls that a success, so all three count.
-        let commit = async |client: &ClientWrapper| {
-            futures::try_join!(
-                client.execute(&advance, &params),
-                client.batch_execute(&notify),
-                client.batch_execute("COMMIT"),
-            )
-        };
+        let commit = async |client: &ClientWrapper| commit(client, &advance, version).await;
         self.connection.answer(commit).await?;
+        self.committed();
+        Ok(())
+    }
+
+    fn committed(mut self) {
         self.connection.settled();
         // Listening tells it too; this way it does not depend on that.
         self.shared.changed.notify_one();
-        Ok(())
+    }
+
+    /// Whether there may only be so many of what these requests write.
+    fn is_limited(&self, requests: &[Vec<Record>]) -> bool {
+        let capacity = |kind: &str| self.options.get(kind).and_then(|it| it.capacity);
+        let mut records = requests.iter().flatten();
+        records.any(|record| capacity(&record.r#type).is_some())
+    }
+
+    /// Writes several requests and commits, in one trip to the server. If the database will not have one of them,
+    /// all come back and nothing is left of the transaction.
+    async fn store_and_commit(
+        mut self,
+        requests: Vec<Vec<Record>>,
+    ) -> Result<Result<Vec<Vec<Record>>, Vec<Vec<Record>>>, StorageError> {
+        let lengths: Vec<_> = requests.iter().map(Vec::len).collect();
+        let mut all: Vec<_> = requests.into_iter().flatten().collect();
+        self.stamp(&mut all);
+        let statements = self.connection.prepare(Rows::STATEMENTS).await?;
+        let [advance] = self.connection.prepare([ADVANCE]).await?;
+        let payloads: Vec<_> = all.iter().map(|it| self.shared.encode(it)).collect();
+        let rows = Rows::of(self.shared, &self.options, &all, &payloads);
+        let (now, version) = (self.now, signed(self.version));
+        let store = async |client: &ClientWrapper| {
+            let stored = rows.send(client, &statements, now);
+            futures::try_join!(stored, commit(client, &advance, version)).map(drop)
+        };
+        let ended = self.connection.answer(store).await;
+        let requests = divided(all, &lengths);
+        match ended {
+            Ok(()) => {
+                self.committed();
+                Ok(Ok(requests))
+            }
+            // The connection goes, and with it what may still be under way.
+            Err(StorageError::Postgres(error)) if is_about_data(&error) => Ok(Err(requests)),
+            Err(error) => Err(error),
+        }
     }
 
     /// The records that an operation comes down to.
@@ -323,25 +393,6 @@ impl Open<'_> {
             }
             Operation::Once { operation, .. } => Box::pin(self.wanted(*operation)).await,
         }
-    }
-
-    /// Takes the ids that no write has had yet, and returns them. The head is locked, so nobody else
-    /// is about to.
-    async fn claim(
-        &mut self,
-        ids: impl Iterator<Item = &WriteId>,
-    ) -> Result<HashSet<WriteId>, StorageError> {
-        let ids: Vec<_> = ids.map(WriteId::as_bytes).collect();
-        if ids.is_empty() {
-            return Ok(HashSet::new());
-        }
-        let rows = self.query(CLAIM, &[&ids]).await?;
-        let mut claimed = HashSet::with_capacity(rows.len());
-        for row in &rows {
-            let id: Vec<u8> = get(row, 0)?;
-            claimed.extend(WriteId::from_bytes(&id));
-        }
-        Ok(claimed)
     }
 
     /// Gives back those of writes that were refused.
@@ -376,39 +427,39 @@ impl Open<'_> {
         requests: Vec<Vec<Record>>,
     ) -> Result<Vec<Result<Vec<Record>, Refused>>, StorageError> {
         let lengths: Vec<_> = requests.iter().map(Vec::len).collect();
-        match self.store_or_undo(requests.concat()).await? {
-            Ok(written) => {
-                let mut written = written.into_iter();
-                Ok(lengths
-                    .into_iter()
-                    .map(|length| Ok(written.by_ref().take(length).collect()))
-                    .collect())
-            }
-            Err(refused) if requests.len() == 1 => Ok(vec![Err(refused)]),
-            Err(_) => {
+        let all = requests.into_iter().flatten().collect();
+        let (all, refused) = match self.store_or_undo(all).await? {
+            Ok(written) => (written, None),
+            Err((refused, wanted)) => (wanted, Some(refused)),
+        };
+        let requests = divided(all, &lengths);
+        match refused {
+            None => Ok(requests.into_iter().map(Ok).collect()),
+            Some(refused) if requests.len() == 1 => Ok(vec![Err(refused)]),
+            Some(_) => {
                 let mut results = Vec::with_capacity(requests.len());
                 for request in requests {
-                    results.push(self.store_or_undo(request).await?);
+                    let written = self.store_or_undo(request).await?;
+                    results.push(written.map_err(|(refused, _)| refused));
                 }
                 Ok(results)
             }
         }
     }
 
-    /// Writes records under a savepoint.
+    /// Writes records under a savepoint. Refused ones come back with the reason.
     async fn store_or_undo(
         &mut self,
-        wanted: Vec<Record>,
-    ) -> Result<Result<Vec<Record>, Refused>, StorageError> {
+        mut wanted: Vec<Record>,
+    ) -> Result<Result<Vec<Record>, (Refused, Vec<Record>)>, StorageError> {
         let version = self.version;
-        match self.store(wanted).await {
-            Ok(written) => Ok(Ok(written)),
+        match self.store(&mut wanted).await {
+            Ok(()) => Ok(Ok(wanted)),
             Err(StorageError::Postgres(error)) if is_about_data(&error) => {
                 self.version = version;
                 self.batch("ROLLBACK TO SAVEPOINT request").await?;
-                Ok(Err(Refused::Database {
-                    reason: crate::causes(&*error),
-                }))
+                let reason = crate::causes(&*error);
+                Ok(Err((Refused::Database { reason }, wanted)))
             }
             Err(error) => Err(error),
         }
@@ -421,27 +472,32 @@ impl Open<'_> {
     }
 
     /// Writes records, or their deletions, under the next versions, inside of savepoint `request`.
-    async fn store(&mut self, mut records: Vec<Record>) -> Result<Vec<Record>, StorageError> {
+    async fn store(&mut self, records: &mut [Record]) -> Result<(), StorageError> {
         if records.is_empty() {
-            return Ok(records);
+            return Ok(());
         }
+        self.stamp(records);
+        let statements = self.connection.prepare(Rows::STATEMENTS).await?;
+        let payloads: Vec<_> = records.iter().map(|it| self.shared.encode(it)).collect();
+        let rows = Rows::of(self.shared, &self.options, records, &payloads);
+        let now = self.now;
+        let store = async |client: &ClientWrapper| {
+            let begin = client.batch_execute("SAVEPOINT request");
+            let end = client.batch_execute("RELEASE SAVEPOINT request");
+            futures::try_join!(begin, rows.send(client, &statements, now), end).map(drop)
+        };
+        self.connection.answer(store).await
+    }
+
+    /// Gives records the next versions.
+    fn stamp(&mut self, records: &mut [Record]) {
         let now = prost_types::Timestamp::from(self.now);
-        for record in &mut records {
+        for record in records {
             self.version += 1;
             record.version = self.version;
             record.modified_at = Some(now);
             record.deleted_at = record.deleted_at.map(|_| now);
         }
-        let rows = Rows::of(self.shared, &self.options, &records);
-        let statements = self
-            .connection
-            .prepare([CHANGE, DELETE, UPSERT, UNLINK, LINK])
-            .await?;
-        let now = self.now;
-        self.connection
-            .answer(async |client| rows.send(client, &statements, now).await)
-            .await?;
-        Ok(records)
     }
 
     async fn delete(&mut self, kind: &str, ids: Vec<String>) -> Result<u64, StorageError> {
@@ -451,9 +507,9 @@ impl Open<'_> {
             deleted_at: Some(prost_types::Timestamp::default()),
             ..Record::default()
         });
-        self.store(gone.collect())
-            .await
-            .map(|gone| gone.len() as u64)
+        let mut gone: Vec<_> = gone.collect();
+        self.store(&mut gone).await?;
+        Ok(gone.len() as u64)
     }
 
     async fn enforce_capacity(&mut self, kind: String) -> Result<(), StorageError> {
@@ -552,7 +608,10 @@ impl Open<'_> {
             .map(|record| (record.r#type.clone(), record.id.clone()))
             .unzip();
         self.execute(UNLINK, &[&kinds, &ids]).await?;
-        let links = Links::of(self.shared, &self.options, records.iter());
+        let mut links = Links::default();
+        for record in records {
+            links.push(record, index(self.shared, &self.options, record).fields);
+        }
         self.execute(LINK, &[&links.kinds, &links.hashes, &links.ids])
             .await
     }
@@ -571,57 +630,48 @@ impl Shared {
 
 /// The rows of a request, column by column.
 #[derive(Default)]
-struct Rows {
-    changes: Columns,
+struct Rows<'r> {
+    changes: Columns<'r>,
     deleted: Vec<bool>,
-    gone: Columns,
-    present: Columns,
+    gone: Columns<'r>,
+    present: Columns<'r>,
     networks: Vec<Option<String>>,
     /// Whether index entries have to be looked at, at all.
     indexed: bool,
-    links: Links,
+    links: Links<'r>,
 }
 
 #[derive(Default)]
-struct Columns {
+struct Columns<'r> {
     versions: Vec<i64>,
-    kinds: Vec<String>,
-    ids: Vec<String>,
-    payloads: Vec<Vec<u8>>,
+    kinds: Vec<&'r str>,
+    ids: Vec<&'r str>,
+    payloads: Vec<&'r [u8]>,
 }
 
 #[derive(Default)]
-struct Links {
-    kinds: Vec<String>,
-    hashes: Vec<Vec<u8>>,
-    ids: Vec<String>,
+struct Links<'r> {
+    kinds: Vec<&'r str>,
+    hashes: Vec<FieldHash>,
+    ids: Vec<&'r str>,
 }
 
-impl Columns {
-    fn push(&mut self, record: &Record, payload: Vec<u8>) {
+impl<'r> Columns<'r> {
+    fn push(&mut self, record: &'r Record, payload: &'r [u8]) {
         self.versions.push(signed(record.version));
-        self.kinds.push(record.r#type.clone());
-        self.ids.push(record.id.clone());
+        self.kinds.push(&record.r#type);
+        self.ids.push(&record.id);
         self.payloads.push(payload);
     }
 }
 
-impl Links {
-    fn of<'r>(
-        shared: &Shared,
-        options: &HashMap<String, Options>,
-        records: impl Iterator<Item = &'r Record>,
-    ) -> Self {
-        let mut links = Self::default();
-        for record in records {
-            let index = index(shared, options, record);
-            for hash in index.fields {
-                links.kinds.push(record.r#type.clone());
-                links.hashes.push(hash);
-                links.ids.push(record.id.clone());
-            }
+impl<'r> Links<'r> {
+    fn push(&mut self, record: &'r Record, fields: Vec<FieldHash>) {
+        for hash in fields {
+            self.kinds.push(&record.r#type);
+            self.hashes.push(hash);
+            self.ids.push(&record.id);
         }
-        links
     }
 }
 
@@ -637,8 +687,15 @@ fn index(shared: &Shared, options: &HashMap<String, Options>, record: &Record) -
     )
 }
 
-impl Rows {
-    fn of(shared: &Shared, options: &HashMap<String, Options>, records: &[Record]) -> Self {
+impl<'r> Rows<'r> {
+    const STATEMENTS: [&'static str; 5] = [CHANGE, DELETE, UPSERT, UNLINK, LINK];
+
+    fn of(
+        shared: &Shared,
+        options: &HashMap<String, Options>,
+        records: &'r [Record],
+        payloads: &'r [Vec<u8>],
+    ) -> Self {
         let mut rows = Self {
             indexed: records.iter().any(|it| {
                 options
@@ -648,33 +705,23 @@ impl Rows {
             ..Self::default()
         };
         // A record that is named twice has two changes, and ends as the last one says.
-        let mut last = HashMap::new();
-        for record in records {
-            let payload = shared.encode(record);
-            rows.changes.push(record, payload.clone());
+        let keys = records.iter().map(|it| (&it.r#type, &it.id));
+        let last: HashMap<_, _> = keys.zip(records.iter().map(|it| it.version)).collect();
+        for (record, payload) in records.iter().zip(payloads) {
+            rows.changes.push(record, payload);
             rows.deleted.push(record.deleted_at.is_some());
-            last.insert((&record.r#type, &record.id), (record, payload));
-        }
-        for (record, payload) in last
-            .values()
-            .map(|(record, payload)| (*record, payload.clone()))
-        {
+            if last.get(&(&record.r#type, &record.id)) != Some(&record.version) {
+                continue;
+            }
             if record.deleted_at.is_some() {
                 rows.gone.push(record, payload);
             } else {
-                rows.networks.push(
-                    index(shared, options, record)
-                        .network
-                        .map(|it| it.to_string()),
-                );
+                let Index { network, fields } = index(shared, options, record);
+                rows.networks.push(network.map(|it| it.to_string()));
+                rows.links.push(record, fields);
                 rows.present.push(record, payload);
             }
         }
-        let present = last
-            .values()
-            .map(|(record, _)| *record)
-            .filter(|it| it.deleted_at.is_none());
-        rows.links = Links::of(shared, options, present);
         rows
     }
 
@@ -685,8 +732,6 @@ impl Rows {
         [change, delete, upsert, unlink, link]: &[Statement; 5],
         now: SystemTime,
     ) -> Result<(), tokio_postgres::Error> {
-        let begin = client.batch_execute("SAVEPOINT request");
-        let end = client.batch_execute("RELEASE SAVEPOINT request");
         let run = async |wanted: bool, statement: &Statement, params: &[&(dyn ToSql + Sync)]| {
             if wanted {
                 client.execute(statement, params).await
@@ -716,16 +761,39 @@ impl Rows {
         let unlink_params: Params<'_, 2> = [&changes.kinds, &changes.ids];
         let link_params: Params<'_, 3> = [&links.kinds, &links.hashes, &links.ids];
         futures::try_join!(
-            begin,
             run(true, change, &change_params),
             run(!gone.ids.is_empty(), delete, &delete_params),
             run(!present.ids.is_empty(), upsert, &upsert_params),
             run(self.indexed, unlink, &unlink_params),
             run(!links.ids.is_empty(), link, &link_params),
-            end,
         )?;
         Ok(())
     }
+}
+
+/// A COMMIT after a failed statement rolls back and calls that a success, so all three count.
+async fn commit(
+    client: &Client,
+    advance: &Statement,
+    version: i64,
+) -> Result<(), tokio_postgres::Error> {
+    let notify = format!("NOTIFY {CHANNEL}");
+    let params: Params<'_, 1> = [&version];
+    futures::try_join!(
+        client.execute(advance, &params),
+        client.batch_execute(&notify),
+        client.batch_execute("COMMIT"),
+    )
+    .map(drop)
+}
+
+/// Records of several requests, given back to each.
+fn divided(all: Vec<Record>, lengths: &[usize]) -> Vec<Vec<Record>> {
+    let mut all = all.into_iter();
+    let requests = lengths
+        .iter()
+        .map(|length| all.by_ref().take(*length).collect());
+    requests.collect()
 }
 
 type Params<'p, const N: usize> = [&'p (dyn ToSql + Sync); N];
