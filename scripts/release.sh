@@ -17,7 +17,7 @@ left_out=()
 have() { command -v "$1" >/dev/null; }
 
 # Paths of the machine that builds do not belong into what it builds.
-flags="-C target-feature=+crt-static --remap-path-prefix=$PWD=/postern --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
+flags="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs --remap-path-prefix=$PWD=/postern --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
 
 build() {
     RUSTFLAGS="$flags" cargo build --locked --release --bins --workspace --target "$1"

@@ -41,8 +41,9 @@ images() {
 
 # programs TARGET
 programs() {
-    # With an explicit target the flags are for the binaries alone, not for build scripts and macros.
-    RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --bins --workspace --target "$1"
+    # With an explicit target the flags are for the binaries alone, not for build scripts and macros. Packed
+    # relocations take a fortieth of their room.
+    RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs" cargo build --release --bins --workspace --target "$1"
 }
 
 if [ $# -gt 0 ]; then

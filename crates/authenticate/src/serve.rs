@@ -14,11 +14,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use postern_common::config::{Config, ServerTls};
 use postern_common::lifecycle::{Lifecycle, Phase};
+use postern_common::net::AnyStream;
 use postern_common::net::accept::{Bounds, accept};
 use postern_common::net::in_use::{Call, InUse, Patience};
 use postern_common::net::served;
 use postern_common::tls::{self, Alpn, Certificates, SwapCertificates, TlsError};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
@@ -113,23 +113,20 @@ async fn connection(
         .set_nodelay(true)
         .map_err(|error| error.to_string())?;
     let Some(tls) = tls else {
-        return http1(stream, router, lifecycle).await;
+        return http1(Box::new(stream), router, lifecycle).await;
     };
     let stream = tokio::time::timeout(HANDSHAKE, tls.accept(stream))
         .await
         .map_err(|_| format!("no TLS handshake within {HANDSHAKE:?}"))?
         .map_err(|error| format!("TLS handshake: {error}"))?;
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        http2(stream, router, lifecycle).await
+        http2(Box::new(stream), router, lifecycle).await
     } else {
-        http1(stream, router, lifecycle).await
+        http1(Box::new(stream), router, lifecycle).await
     }
 }
 
-async fn http1<I>(io: I, router: Router, lifecycle: Lifecycle) -> Result<(), String>
-where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn http1(io: AnyStream, router: Router, lifecycle: Lifecycle) -> Result<(), String> {
     let (shared, in_use) = (lifecycle.clone(), InUse::new());
     let calls = Arc::clone(&in_use);
     let service =
@@ -147,10 +144,7 @@ where
     served::run(connection, shut, Phase::IdleClosed, patience, &lifecycle).await
 }
 
-async fn http2<I>(io: I, router: Router, lifecycle: Lifecycle) -> Result<(), String>
-where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn http2(io: AnyStream, router: Router, lifecycle: Lifecycle) -> Result<(), String> {
     let (shared, in_use) = (lifecycle.clone(), InUse::new());
     let calls = Arc::clone(&in_use);
     let service =

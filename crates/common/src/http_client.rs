@@ -15,12 +15,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt as _};
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
+use tonic::body::Body;
 use tower::Service;
 
 use crate::net::connect::{ClientTls, connect_any};
@@ -40,7 +42,8 @@ const MAX_HEADERS: u32 = 64 * 1024;
 #[derive(Clone)]
 pub struct HttpsClient {
     resolver: Resolver,
-    client: Arc<ArcSwap<Client<Connector, Full<Bytes>>>>,
+    /// Of the same body as [`GrpcClient`]'s, so that both are one client to the compiler.
+    client: Arc<ArcSwap<Client<Connector, Body>>>,
 }
 
 impl std::fmt::Debug for HttpsClient {
@@ -49,7 +52,7 @@ impl std::fmt::Debug for HttpsClient {
     }
 }
 
-fn client(resolver: &Resolver, trust: &Trust) -> Result<Client<Connector, Full<Bytes>>, TlsError> {
+fn client(resolver: &Resolver, trust: &Trust) -> Result<Client<Connector, Body>, TlsError> {
     let tls = tls::client_config(trust, Alpn::H2OrHttp1, None)?;
     let connector = Connector {
         resolver: resolver.clone(),
@@ -131,7 +134,17 @@ impl HttpsClient {
     }
 
     /// Sends one request and reads the whole answer, whatever its status.
-    pub async fn send(
+    ///
+    /// Boxed here, or every crate that sends compiles all of the client once more.
+    pub fn send(
+        &self,
+        request: Request<Vec<u8>>,
+        limits: Limits,
+    ) -> BoxFuture<'_, Result<Response<Vec<u8>>, HttpClientError>> {
+        self.send_within(request, limits).boxed()
+    }
+
+    async fn send_within(
         &self,
         request: Request<Vec<u8>>,
         limits: Limits,
@@ -157,7 +170,7 @@ impl HttpsClient {
             host: host.to_owned(),
             reason: chain(error),
         };
-        let mut request = request.map(|body| Full::new(Bytes::from(body)));
+        let mut request = request.map(|body| Body::new(Full::new(Bytes::from(body))));
         request
             .headers_mut()
             .entry(header::USER_AGENT)

@@ -9,17 +9,18 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures::future::{FutureExt as _, LocalBoxFuture};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::net::AnyStream;
 use crate::net::accept::Failures;
 use crate::net::listen::{ListenError, Share, listen};
 
@@ -32,6 +33,9 @@ const CONNECTION_LIFE: Duration = Duration::from_secs(600);
 
 /// The answer of a side server.
 pub type Answer = Response<Full<Bytes>>;
+
+/// Compiled for one kind of handler, as for one kind of connection.
+type Handler = Arc<dyn Fn(Request<Incoming>) -> LocalBoxFuture<'static, Answer> + Send + Sync>;
 
 /// A side server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -80,9 +84,10 @@ pub fn start<H, F>(
     handler: H,
 ) -> Result<SocketAddr, SideServerError>
 where
-    H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
     F: Future<Output = Answer> + 'static,
 {
+    let handler: Handler = Arc::new(move |request| handler(request).boxed_local());
     let SideServer {
         name,
         key,
@@ -113,17 +118,13 @@ where
     Ok(bound)
 }
 
-async fn accept<H, F>(
+async fn accept(
     key: &'static str,
     listener: TcpListener,
     security: Security,
     stop: CancellationToken,
-    handler: H,
-) -> std::io::Result<()>
-where
-    H: Fn(Request<Incoming>) -> F + Clone + 'static,
-    F: Future<Output = Answer> + 'static,
-{
+    handler: Handler,
+) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let failures = Failures::new(key);
@@ -142,14 +143,14 @@ where
                 continue;
             }
         };
-        let (handler, security) = (handler.clone(), security.clone());
+        let (handler, security) = (Arc::clone(&handler), security.clone());
         tokio::task::spawn_local(async move {
             match security {
-                Security::ClearText => serve(stream, handler).await,
+                Security::ClearText => serve(Box::new(stream), handler).await,
                 Security::Tls(config) => {
                     let acceptor = TlsAcceptor::from(config.load_full());
                     match tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await {
-                        Ok(Ok(stream)) => serve(stream, handler).await,
+                        Ok(Ok(stream)) => serve(Box::new(stream), handler).await,
                         Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake"),
                         Err(_) => tracing::debug!(%peer, "no TLS handshake in time"),
                     }
@@ -160,15 +161,10 @@ where
     }
 }
 
-async fn serve<I, H, F>(io: I, handler: H)
-where
-    I: AsyncRead + AsyncWrite + Unpin + 'static,
-    H: Fn(Request<Incoming>) -> F + Clone + 'static,
-    F: Future<Output = Answer> + 'static,
-{
+async fn serve(io: AnyStream, handler: Handler) {
     let service = service_fn(move |request| {
-        let handler = handler.clone();
-        async move { Ok::<_, Infallible>(answer(request, handler).await) }
+        let handler = Arc::clone(&handler);
+        async move { Ok::<_, Infallible>(answer(request, &handler).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -179,11 +175,7 @@ where
     let _ = tokio::time::timeout(CONNECTION_LIFE, connection).await;
 }
 
-async fn answer<H, F>(request: Request<Incoming>, handler: H) -> Answer
-where
-    H: Fn(Request<Incoming>) -> F,
-    F: Future<Output = Answer>,
-{
+async fn answer(request: Request<Incoming>, handler: &Handler) -> Answer {
     let method = request.method().clone();
     if method != Method::GET && method != Method::HEAD {
         let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");

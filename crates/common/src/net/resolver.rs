@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use futures::future::{BoxFuture, FutureExt as _};
 use hickory_resolver::config::{
     ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig,
     ResolverOpts,
@@ -137,7 +138,13 @@ impl Resolver {
 
     /// All addresses of `host`: a name, or an address (with or without brackets) that stands for
     /// itself.
-    pub async fn lookup(&self, host: &str) -> Result<Addresses, LookupError> {
+    ///
+    /// Boxed here, or every crate that asks compiles all of the resolver once more.
+    pub fn lookup<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<Addresses, LookupError>> {
+        self.find(host).boxed()
+    }
+
+    async fn find(&self, host: &str) -> Result<Addresses, LookupError> {
         if let Some(address) = literal(host) {
             return Ok(Addresses {
                 addresses: vec![address],

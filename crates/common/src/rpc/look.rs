@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use futures::future::{BoxFuture, FutureExt as _};
 use jiff::Timestamp;
 
 use super::client::ProbeTiming;
@@ -26,8 +27,18 @@ pub struct Peer {
     pub serves: bool,
 }
 
-/// Connects to one address of a service and asks it how it is.
-pub async fn look_at(
+/// Connects to one address of a service and asks it how it is. Boxed here, so that the whole connection is
+/// compiled in this crate only.
+pub fn look_at(
+    address: SocketAddr,
+    target: Arc<Target>,
+    service: &str,
+    keys: TokenKeys,
+) -> BoxFuture<'_, Result<Peer, PeerFault>> {
+    look(address, target, service, keys).boxed()
+}
+
+async fn look(
     address: SocketAddr,
     target: Arc<Target>,
     service: &str,

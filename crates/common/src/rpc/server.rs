@@ -16,7 +16,6 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tonic::body::Body;
@@ -30,6 +29,7 @@ use tower::ServiceExt as _;
 use super::VERSION_HEADER;
 use super::transport::grpc_timeout;
 use crate::lifecycle::{Lifecycle, Phase};
+use crate::net::AnyStream;
 use crate::net::accept::{Bounds, accept};
 use crate::net::in_use::{Call, InUse, Patience};
 use crate::net::served;
@@ -132,21 +132,18 @@ async fn connection(stream: TcpStream, peer: SocketAddr, shared: Shared) -> Resu
         .set_nodelay(true)
         .map_err(|error| error.to_string())?;
     match &shared.tls {
-        None => http2(stream, peer, shared).await,
+        None => http2(Box::new(stream), peer, shared).await,
         Some(tls) => {
             let handshake = tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await;
             let stream = handshake
                 .map_err(|_| format!("no TLS handshake within {HANDSHAKE:?}"))?
                 .map_err(|error| format!("TLS handshake: {error}"))?;
-            http2(stream, peer, shared).await
+            http2(Box::new(stream), peer, shared).await
         }
     }
 }
 
-async fn http2<I>(io: I, peer: SocketAddr, shared: Shared) -> Result<(), String>
-where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn http2(io: AnyStream, peer: SocketAddr, shared: Shared) -> Result<(), String> {
     let lifecycle = shared.lifecycle.clone();
     let in_use = InUse::new();
     let calls = Arc::clone(&in_use);

@@ -7,11 +7,11 @@
 mod certificates;
 mod files;
 pub mod idp;
+mod listener;
 mod parts;
 mod processes;
 pub mod sample;
 mod text;
-mod tls_listener;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 pub use certificates::{CertificateError, CertificateFiles, ensure as ensure_certificates};
 use files::WriteError;
 use idp::DemoIdp;
+use listener::ClearListener;
 use parts::{Part, PartError};
 use postern_common::tls::{PemError, TlsError, Trust, pem};
 use processes::{Interrupt, ProcessError, Processes};
@@ -213,8 +214,9 @@ fn trust(file: &Path) -> Result<Trust, DemoError> {
     Ok(Trust::system().and(&pem::certificates(&text, &origin)?, &origin)?)
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, DemoError> {
+async fn listen(address: SocketAddr) -> Result<ClearListener, DemoError> {
     TcpListener::bind(address)
         .await
+        .map(ClearListener)
         .map_err(|source| DemoError::Listen { address, source })
 }

@@ -12,8 +12,8 @@ use tokio::net::TcpListener;
 
 use super::certificates::{self, CertificateError};
 use super::idp::{self, DemoIdp, Redirects};
+use super::listener::TlsListener;
 use super::sample::{self, KeysError, Published, PublishedKeys};
-use super::tls_listener::TlsListener;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Part {

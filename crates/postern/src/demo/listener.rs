@@ -1,10 +1,11 @@
-//! TLS for the servers of the demo that stand outside of Postern.
+//! Listeners of the servers of the demo that stand outside of Postern.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::serve::Listener;
+use postern_common::net::AnyStream;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -17,6 +18,23 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const BACKLOG: usize = 64;
 
 type Connection = (TlsStream<TcpStream>, SocketAddr);
+
+/// Clear text.
+pub struct ClearListener(pub TcpListener);
+
+impl Listener for ClearListener {
+    type Io = AnyStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        let (stream, peer) = Listener::accept(&mut self.0).await;
+        (Box::new(stream), peer)
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        self.0.local_addr()
+    }
+}
 
 /// Gives connections once their handshake is done, so that a slow client delays nobody else.
 pub struct TlsListener {
@@ -51,12 +69,12 @@ async fn accept(mut listener: TcpListener, acceptor: TlsAcceptor, ready: mpsc::S
 }
 
 impl Listener for TlsListener {
-    type Io = TlsStream<TcpStream>;
+    type Io = AnyStream;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         match self.ready.recv().await {
-            Some(connection) => connection,
+            Some((stream, peer)) => (Box::new(stream), peer),
             // The accepting task ends only after this listener.
             None => std::future::pending().await,
         }
