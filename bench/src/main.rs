@@ -57,6 +57,9 @@ struct Arguments {
     /// Seconds of load for each subject in each round
     #[arg(long, default_value = "5", value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
+    /// Sessions where there should be many [default: 100000; with --quick 10000]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1_000..))]
+    sessions: Option<u32>,
     /// Figures as JSON instead of tables
     #[arg(long)]
     json: bool,
@@ -76,6 +79,8 @@ enum Part {
 pub struct Effort {
     pub rounds: u32,
     pub load: Duration,
+    /// How many sessions are many.
+    pub sessions: usize,
 }
 
 #[tokio::main]
@@ -86,15 +91,18 @@ async fn main() {
         Some(Part::AlwaysYes { port }) => return always_yes::serve(port).await,
         Some(Part::Stage) => return wait_on_stage().await,
     }
+    let sessions = |usual| arguments.sessions.unwrap_or(usual) as usize;
     let effort = if arguments.quick {
         Effort {
             rounds: 3,
             load: Duration::from_secs(1),
+            sessions: sessions(10_000),
         }
     } else {
         Effort {
             rounds: arguments.rounds,
             load: Duration::from_secs(arguments.seconds),
+            sessions: sessions(100_000),
         }
     };
     let sections = if arguments.sections.is_empty() {

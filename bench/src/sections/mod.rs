@@ -11,8 +11,6 @@ mod scrape;
 mod start;
 mod websocket;
 
-use std::time::Duration;
-
 use crate::Effort;
 use crate::stage::Stage;
 use crate::table::Table;
@@ -31,15 +29,6 @@ pub enum Section {
     Reload,
     Scrape,
     Records,
-}
-
-/// How many sessions are many; fewer where it is only to be seen that it works.
-fn many_sessions(effort: Effort) -> usize {
-    if effort.load < Duration::from_secs(2) {
-        10_000
-    } else {
-        100_000
-    }
 }
 
 impl Section {

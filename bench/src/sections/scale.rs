@@ -11,7 +11,7 @@ use crate::client::Connector;
 use crate::peers::Ports;
 use crate::people::{self, Pattern};
 use crate::postern::{self, Postern};
-use crate::sections::{many_sessions, rate};
+use crate::sections::rate;
 use crate::stage::Stage;
 use crate::subject::Subject;
 use crate::table::{Row, median};
@@ -42,7 +42,7 @@ pub async fn run(stage: &Stage, effort: Effort) -> Vec<Row> {
     // What runs, for as long as it is measured.
     let mut running = Vec::new();
     let mut variants = with_routes(stage, &mut running).await;
-    let more = with_sessions(stage, &mut running, variants.len(), many_sessions(effort)).await;
+    let more = with_sessions(stage, &mut running, variants.len(), effort.sessions).await;
     variants.extend(more);
     variants.extend(with_cores(stage, &mut running, variants.len()).await);
     let mut samples: Vec<Vec<Sample>> = variants.iter().map(|_| Vec::new()).collect();

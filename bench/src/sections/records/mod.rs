@@ -7,12 +7,11 @@ mod sync;
 use postern_tests::postgres::Postgres;
 
 use crate::Effort;
-use crate::sections::many_sessions;
 use crate::stage::Stage;
 use crate::table::Row;
 
 pub async fn run(stage: &Stage, effort: Effort) -> Vec<Row> {
-    let many = many_sessions(effort);
+    let many = effort.sessions;
     let postgres = Postgres::start().expect("Postgres");
     let mut rows = sync::run(stage, effort, many, "memory", "").await;
     let settings = settings(&postgres, "copied");
