@@ -23,8 +23,12 @@ demo *ARGS:
 # Postern beside nginx, HAProxy and Envoy, in turn: docs/performance.md says how to read it.
 bench *ARGS:
     bench/prepare.sh
-    cargo build --release --workspace --bins
-    ulimit -n "$(ulimit -Hn)" && "${CARGO_TARGET_DIR:-target}/release/postern-bench" {{ ARGS }}
+    scripts/build.sh
+    ulimit -n "$(ulimit -Hn)" && "${CARGO_TARGET_DIR:-target}/$(rustc -vV | sed -n 's/^host: //p')/release/postern-bench" {{ ARGS }}
+
+# What Postern does under load, for the compiler to lay out `just bench`, `images` and `release` by. Takes a quarter of an hour.
+profile: prepare
+    scripts/profile.sh
 
 # What one decision is made of, by itself: nanoseconds. Words pick some by name.
 bench-micro *ARGS:

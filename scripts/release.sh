@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that a release consists of, into dist/: a tarball, a Debian package and an SBOM for this
 # machine's architecture and, where its target and linker are installed, arm64; the Helm chart and checksums.
-# The same commit and toolchain give the same files.
+# The same commit, toolchain and profile give the same files; the profile is one of them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,13 +15,6 @@ rm -rf dist && mkdir dist
 left_out=()
 
 have() { command -v "$1" >/dev/null; }
-
-# Paths of the machine that builds do not belong into what it builds.
-flags="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs --remap-path-prefix=$PWD=/postern --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
-
-build() {
-    RUSTFLAGS="$flags" cargo build --locked --release --bins --workspace --target "$1"
-}
 
 # tarball TARGET ARCHITECTURE
 tarball() {
@@ -39,7 +32,7 @@ tarball() {
 
 # release TARGET ARCHITECTURE DEBIAN-ARCHITECTURE
 release() {
-    build "$1"
+    scripts/build.sh "$1"
     tarball "$1" "$2"
     scripts/sbom.py "$1" "${programs[@]}" >"dist/postern-$version-linux-$2.cdx.json"
     if have dpkg-deb; then scripts/deb.sh "$target_directory/$1/release" "$3" dist >/dev/null
@@ -68,6 +61,9 @@ if have "$helm"; then
     "$helm" package --destination dist "$chart/postern" >/dev/null
     rm -r "$chart"
 else left_out+=("the Helm chart: needs helm"); fi
+
+if compgen -G "$target_directory/profile/*.profdata" >/dev/null; then cp "$target_directory"/profile/*.profdata dist/
+else left_out+=("what was learnt under load: 'just profile' first"); fi
 
 (cd dist && sha256sum -- * >SHA256SUMS && cat SHA256SUMS)
 if [ "${#left_out[@]}" -gt 0 ]; then

@@ -29,6 +29,7 @@ mod stage;
 mod subject;
 mod table;
 mod tools;
+mod train;
 
 use std::time::Duration;
 
@@ -69,6 +70,8 @@ struct Arguments {
 enum Part {
     /// Start everything, say how to reach it, and wait for Ctrl-C: to profile by hand
     Stage,
+    /// Run the load that profiles are taken from, as `just profile` does
+    Train,
     /// An ext_authz server that always says yes
     #[command(hide = true)]
     AlwaysYes { port: u16 },
@@ -89,6 +92,7 @@ async fn main() {
     match arguments.part {
         None => {}
         Some(Part::AlwaysYes { port }) => return always_yes::serve(port).await,
+        Some(Part::Train) => return train::run().await,
         Some(Part::Stage) => return wait_on_stage().await,
     }
     let sessions = |usual| arguments.sessions.unwrap_or(usual) as usize;

@@ -107,8 +107,8 @@ impl Postern {
         })
         .await;
         Self {
-            allowed: sign_in(&cluster, "ann").await,
-            refused: sign_in(&cluster, "bob").await,
+            allowed: sign_in(&cluster, "app", "ann").await,
+            refused: sign_in(&cluster, "app", "bob").await,
             authority: format!("app.corp.test:{}", cluster.port),
             layout,
             cluster,
@@ -144,16 +144,17 @@ impl Postern {
     }
 }
 
-/// Signs in at the demo's provider; the cookie that this leaves.
-async fn sign_in(cluster: &Cluster, name: &str) -> String {
+/// Signs in at the demo's provider to open a host; the cookie that this leaves.
+pub async fn sign_in(cluster: &Cluster, host: &str, name: &str) -> String {
     let person = cluster.browser();
-    let url = cluster.url("app", "/");
+    let url = cluster.url(host, "/");
     let page = last(&person, &url).await;
     let chosen = Form::of(&page).send(&person, &[("person", name)]).await;
     let next = chosen.location().expect("the provider sends people back");
     last(&person, next.as_str()).await;
-    let _handle = handle_of(&person, "app.corp.test");
-    let cookies = person.cookies("app.corp.test");
+    let host = format!("{host}.corp.test");
+    let _handle = handle_of(&person, &host);
+    let cookies = person.cookies(&host);
     format!("_pomerium={}", cookies["_pomerium"])
 }
 

@@ -39,23 +39,16 @@ images() {
     done
 }
 
-# programs TARGET
-programs() {
-    # With an explicit target the flags are for the binaries alone, not for build scripts and macros. Packed
-    # relocations take a fortieth of their room.
-    RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs" cargo build --release --bins --workspace --target "$1"
-}
-
 if [ $# -gt 0 ]; then
     images "$@"
     exit
 fi
 host=$(rustc -vV | sed -n 's/^host: //p')
-programs "$host"
+scripts/build.sh
 images "$target/$host/release"
 arm=aarch64-unknown-linux-gnu
 if [ "$host" != "$arm" ] && command -v aarch64-linux-gnu-gcc >/dev/null && [ -d "$(rustc --print sysroot)/lib/rustlib/$arm" ]; then
     export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
-    programs "$arm"
+    scripts/build.sh "$arm"
     images "$target/$arm/release" arm64
 fi

@@ -4,7 +4,7 @@ mod body;
 mod idle;
 mod latency;
 mod rate;
-mod records;
+pub mod records;
 mod reload;
 mod scale;
 mod scrape;

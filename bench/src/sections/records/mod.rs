@@ -22,7 +22,7 @@ pub async fn run(stage: &Stage, effort: Effort) -> Vec<Row> {
 }
 
 /// The keys for a new database.
-fn settings(postgres: &Postgres, name: &str) -> String {
+pub fn settings(postgres: &Postgres, name: &str) -> String {
     postgres.database(name).expect("a database");
     let uri = postgres.uri(name);
     format!("databroker_storage_type: postgres\ndatabroker_storage_connection_string: '{uri}'\n")
