@@ -73,7 +73,7 @@ pub fn start(config: &Config, metrics: &Metrics, lifecycle: &Lifecycle) -> Resul
         longest_value: options.longest_value,
     };
     if TRACER.set(tracer).is_ok() {
-        tracing::info!(endpoint = %options.endpoint, "requests are traced");
+        tracing::info!(endpoint = exporter.endpoint, "requests are traced");
         lifecycle.spawn(exporter.run(spans, lifecycle.stopping()));
     }
     Ok(())
@@ -125,6 +125,8 @@ enum Way {
 struct Exporter {
     way: Way,
     options: TracesOptions,
+    /// For messages: without the query, where some collectors want a key.
+    endpoint: String,
     headers: HeaderMap,
     resource: Resource,
     counts: Counts,
@@ -151,8 +153,12 @@ impl Exporter {
                 Way::Grpc(Box::new(Client::with_origin(client, origin)))
             }
         };
+        let mut endpoint = options.endpoint.clone();
+        endpoint.set_query(None);
+        endpoint.set_fragment(None);
         Ok(Self {
             way,
+            endpoint: endpoint.into(),
             headers: options.headers.iter().cloned().collect(),
             resource: resource(&config.services.label(), &options),
             counts: Counts::new(metrics),
@@ -180,6 +186,7 @@ impl Exporter {
         }
         // What requests left behind until the very end.
         spans.close();
+        let mut under_way = 0;
         let flush = async {
             loop {
                 while batch.len() < self.options.batch
@@ -190,11 +197,12 @@ impl Exporter {
                 if batch.is_empty() {
                     return;
                 }
+                under_way = batch.len();
                 self.export(std::mem::take(&mut batch)).await;
             }
         };
         if timeout(LAST, flush).await.is_err() {
-            self.lost(spans.len(), "the process ends");
+            self.lost(under_way + spans.len(), "the process ends");
         }
     }
 
@@ -217,7 +225,7 @@ impl Exporter {
     fn lost(&self, spans: usize, why: &str) {
         self.counts.refused.inc_by(spans as u64);
         if let Some(held_back) = self.lines.pass("collector", Instant::now()) {
-            let endpoint = self.options.endpoint.as_str();
+            let endpoint = &*self.endpoint;
             tracing::warn!(endpoint, why, spans, held_back, "spans are lost");
         }
     }
@@ -317,5 +325,51 @@ fn resource(services: &str, options: &TracesOptions) -> Resource {
     });
     Resource {
         attributes: attributes.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config::test_config as config;
+
+    /// To a collector that takes connections and says nothing.
+    async fn unheard(query: &str) -> (Exporter, TcpListener) {
+        let collector = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let config = config(&format!(
+            "otel_traces_exporter: otlp\notel_exporter_otlp_protocol: http/protobuf\n\
+             otel_bsp_max_export_batch_size: 2\n\
+             otel_exporter_otlp_traces_endpoint: http://{}/v1/traces{query}\n",
+            collector.local_addr().unwrap(),
+        ));
+        let options = config.traces.clone().unwrap();
+        let exporter = Exporter::new(&config, options, &Metrics::default()).unwrap();
+        (exporter, collector)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_end_of_the_process_cuts_off_is_counted() {
+        for before in [1, 3] {
+            let (exporter, _collector) = unheard("").await;
+            let counts = exporter.counts.clone();
+            let (queue, spans) = mpsc::channel(8);
+            let stop = CancellationToken::new();
+            stop.cancel();
+            for _ in 0..before {
+                queue.try_send(proto::Span::default()).unwrap();
+            }
+            exporter.run(spans, stop).await;
+            assert_eq!(counts.refused.get(), before);
+            assert_eq!(counts.exported.get(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_in_the_query_of_the_endpoint_is_not_told() {
+        let (exporter, _collector) = unheard("?api-key=secret").await;
+        assert!(exporter.endpoint.ends_with("/v1/traces"));
+        assert!(!exporter.endpoint.contains("secret"));
     }
 }
