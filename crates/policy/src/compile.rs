@@ -62,10 +62,12 @@ fn compile_rules(policy: &Value, root: &Place, report: &mut Report) -> Vec<(Rule
     syntax::read(policy, root, report)
         .into_iter()
         .map(|written| {
+            let negated = matches!(written.operator, Operator::Not | Operator::Nor);
+            let closes = (written.action == Action::Deny) != negated;
             let criteria = written
                 .criteria
                 .iter()
-                .filter_map(|criterion| Criterion::compile(criterion, report))
+                .filter_map(|criterion| Criterion::compile(criterion, closes, report))
                 .collect();
             let rule = Rule {
                 action: written.action,

@@ -31,7 +31,7 @@ use crate::error::{Place, Report};
 use crate::input::Input;
 use crate::matcher::list::ListMatcher;
 use crate::matcher::operand;
-use crate::matcher::string::{Case, StringMatcher};
+use crate::matcher::string::{Case, Cases, StringMatcher};
 use crate::needs::{Fact, Needs};
 use crate::reason::Reason;
 use crate::syntax::WrittenCriterion;
@@ -96,8 +96,13 @@ const NOT_YET: [&str; 6] = [
 ];
 
 impl Criterion {
-    /// `None` when it is wrong; then `report` says why.
-    pub(crate) fn compile(written: &WrittenCriterion<'_>, report: &mut Report) -> Option<Self> {
+    /// `closes`: whether it refuses, and does not allow, when it holds. `None` when it is wrong; then
+    /// `report` says why.
+    pub(crate) fn compile(
+        written: &WrittenCriterion<'_>,
+        closes: bool,
+        report: &mut Report,
+    ) -> Option<Self> {
         let WrittenCriterion {
             name,
             sub_path,
@@ -132,7 +137,10 @@ impl Criterion {
                 with_ignored(Self::InvalidClientCertificate, name, data, place, report)
             }
             "user" => Self::User(text(Case::Sensitive, report)?),
-            "email" => Self::Email(text(Case::Sensitive, report)?),
+            "email" => {
+                let cases = Cases::cautious(closes);
+                Self::Email(StringMatcher::compile(data, cases, place, report)?)
+            }
             "domain" => {
                 let matcher = text(Case::AsciiInsensitive, report)?;
                 for domain in matcher.equal_to() {

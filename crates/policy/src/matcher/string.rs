@@ -18,10 +18,48 @@ pub(crate) enum Case {
     AsciiInsensitive,
 }
 
+/// The same for the tests of a matcher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cases {
+    positive: Case,
+    /// `not` and `not_in`.
+    negative: Case,
+}
+
+impl Cases {
+    /// Case counts only where that refuses more: `Ann@corp.test` is not let in for `ann@corp.test`,
+    /// and `Eve@other.test` is kept out with `eve@other.test`.
+    pub(crate) const fn cautious(closes: bool) -> Self {
+        let (positive, negative) = if closes {
+            (Case::AsciiInsensitive, Case::Sensitive)
+        } else {
+            (Case::Sensitive, Case::AsciiInsensitive)
+        };
+        Self { positive, negative }
+    }
+
+    fn of(self, test: &StringTest) -> Case {
+        if test.is_negative() {
+            self.negative
+        } else {
+            self.positive
+        }
+    }
+}
+
+impl From<Case> for Cases {
+    fn from(case: Case) -> Self {
+        Self {
+            positive: case,
+            negative: case,
+        }
+    }
+}
+
 /// Tests that must all hold of one text.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct StringMatcher {
-    case: Case,
+    cases: Cases,
     /// Never empty.
     tests: Vec<StringTest>,
 }
@@ -54,14 +92,15 @@ impl StringMatcher {
 
     pub(crate) fn compile(
         data: &Value,
-        case: Case,
+        cases: impl Into<Cases>,
         place: &Place,
         report: &mut Report,
     ) -> Option<Self> {
+        let cases = cases.into();
         let Value::Object(members) = data else {
             let text = operand::text(data, place, report)?;
             return Some(Self {
-                case,
+                cases,
                 tests: vec![StringTest::Is(text)],
             });
         };
@@ -77,6 +116,11 @@ impl StringMatcher {
             .iter()
             .filter_map(|(name, data)| {
                 let place = place.key(name);
+                let case = if name == "not_in" {
+                    cases.negative
+                } else {
+                    cases.positive
+                };
                 let test = StringTest::compile(name, data, case, &place, report);
                 if test.is_none() && !Self::NAMES.contains(&name.as_str()) {
                     match synonym(name) {
@@ -91,7 +135,7 @@ impl StringMatcher {
                 test
             })
             .collect();
-        (tests.len() == members.len()).then_some(Self { case, tests })
+        (tests.len() == members.len()).then_some(Self { cases, tests })
     }
 
     /// `is`, or `in` where there are several.
@@ -104,13 +148,15 @@ impl StringMatcher {
             )),
         };
         Self {
-            case,
+            cases: case.into(),
             tests: vec![test],
         }
     }
 
     pub(crate) fn matches(&self, subject: &str) -> bool {
-        self.tests.iter().all(|test| test.holds(subject, self.case))
+        self.tests
+            .iter()
+            .all(|test| test.holds(subject, self.cases.of(test)))
     }
 
     /// Of a subject that may be missing.

@@ -163,6 +163,26 @@ fn c29_a_claim_that_is_kept_elsewhere_lets_nobody_in_and_nobody_past() {
     assert!(lets_in(&exclude, &bob));
 }
 
+/// Providers differ in whether they keep the case that somebody wrote their address in.
+#[test]
+fn c35_the_case_of_an_address_lets_nobody_past() {
+    let shouts = signed_in("EVE@other.test", &json!({}));
+    for rules in [
+        json!({"deny": {"or": [{"email": "eve@other.test"}]}, "allow": {"or": [{"authenticated_user": 1}]}}),
+        json!({"deny": {"and": [{"email": {"in": ["a@b.test", "Eve@other.test"]}}]}, "allow": {"or": [{"authenticated_user": 1}]}}),
+        json!({"deny": {"nor": [{"email": {"not_in": ["eve@other.test"]}}]}, "allow": {"or": [{"authenticated_user": 1}]}}),
+        json!({"allow": {"not": [{"email": {"starts_with": "eve@"}}]}}),
+        json!({"allow": {"and": [{"email": {"not": "eve@other.test"}}]}}),
+        // Where a match would let in, case counts.
+        json!({"allow": {"and": [{"email": "eve@other.test"}]}}),
+        json!({"deny": {"not": [{"email": "eve@other.test"}]}, "allow": {"or": [{"authenticated_user": 1}]}}),
+        json!({"deny": {"or": [{"email": {"not": "eve@other.test"}}]}, "allow": {"or": [{"authenticated_user": 1}]}}),
+    ] {
+        let policy = compile(&json!([rules]));
+        assert_ne!(shouts.outcome(&policy), Outcome::Allow, "{rules}");
+    }
+}
+
 /// Anonymous visitors, deny rules about the person, and allow rules that may or may not need one.
 #[test]
 fn c81_a_deny_rule_about_the_person_sends_to_sign_in_only_where_it_matters() {

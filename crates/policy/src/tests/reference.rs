@@ -54,15 +54,19 @@ fn string_tests(data: &Value) -> Vec<(String, Value)> {
 }
 
 fn string_holds(data: &Value, subject: &str, fold: bool) -> bool {
-    let fold = |text: &str| {
-        if fold {
-            text.to_ascii_lowercase()
-        } else {
-            text.to_owned()
-        }
-    };
-    let subject = fold(subject);
+    string_holds_folded(data, subject, |_| fold)
+}
+
+fn string_holds_folded(data: &Value, subject: &str, folds: impl Fn(&str) -> bool) -> bool {
     string_tests(data).iter().all(|(name, data)| {
+        let fold = |text: &str| {
+            if folds(name) {
+                text.to_ascii_lowercase()
+            } else {
+                text.to_owned()
+            }
+        };
+        let subject = fold(subject);
         let operand = || fold(&text(data).unwrap());
         let among = || {
             data.as_array()
@@ -141,7 +145,7 @@ fn find_claim(person: &Person, name: &str) -> Option<Vec<Value>> {
 }
 
 #[expect(clippy::too_many_lines, reason = "one arm a criterion")]
-fn say(name: &str, data: &Value, facts: &Facts) -> Said {
+fn say(name: &str, data: &Value, closes: bool, facts: &Facts) -> Said {
     let about_person = |holds: Option<bool>, ok, otherwise| match (&facts.person, holds) {
         (None, _) => Said {
             holds: only_negative(data),
@@ -176,7 +180,9 @@ fn say(name: &str, data: &Value, facts: &Facts) -> Said {
             about_person(holds, "user-ok", "user-unauthorized")
         }
         "email" => {
-            let holds = email.map(|email| string_holds(data, &email, false));
+            // Whatever refuses more.
+            let folds = |test: &str| (test != "not" && test != "not_in") == closes;
+            let holds = email.map(|email| string_holds_folded(data, &email, folds));
             about_person(holds, "email-ok", "email-unauthorized")
         }
         "domain" => {
@@ -344,7 +350,7 @@ fn evaluate(policy: &Value, action: &str, facts: &Facts) -> Half {
             let mut no = Vec::new();
             for criterion in criteria {
                 let (name, data) = criterion.as_object().unwrap().iter().next().unwrap();
-                let said = say(name, data, facts);
+                let said = say(name, data, (action == "deny") != negate, facts);
                 if said.reason == "device-unauthenticated" {
                     half.devices
                         .push(data["type"].as_str().unwrap_or("any").to_owned());
