@@ -30,7 +30,8 @@ pub use places::Places;
 pub use scalars::{DurationError, parse_bool, parse_duration};
 pub use secrets::ProcessSecrets;
 
-use self::reader::{Load, Section, check_keys, read_bounded, remedy, unreadable};
+pub(super) use self::reader::read_bounded;
+use self::reader::{Load, Section, check_keys, remedy, unreadable};
 use super::diagnostic::{Diagnostic, Diagnostics, code};
 use super::keys::{GLOBAL, ROUTE};
 use super::options::{BearerTokenFormat, Config, IssuerFormat, Service};

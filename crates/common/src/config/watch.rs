@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use twox_hash::XxHash3_64;
 
-use super::diagnostic::{Diagnostics, Severity};
-use super::load::{Loaded, Origin, ProcessSecrets, load};
+use super::diagnostic::{Diagnostic, Diagnostics, Severity, code};
+use super::load::{Loaded, Origin, ProcessSecrets, load, read_bounded};
 use super::options::{Config, GrpcListenerSecurity, ServerTls, Service};
 
 /// How often files are looked at.
@@ -45,6 +45,8 @@ pub struct Watch {
     files: Vec<PathBuf>,
     seen: Vec<Option<Stamp>>,
     content: u64,
+    /// Whether everything came from the environment at the start.
+    began_empty: bool,
 }
 
 impl std::fmt::Debug for Watch {
@@ -66,8 +68,10 @@ impl Watch {
         let (sender, receiver) = watch::channel(config);
         let seen = stamps(&files);
         let content = content(&files);
+        let began_empty = is_empty(&origin);
         (
             Self {
+                began_empty,
                 origin: Arc::new(origin),
                 process,
                 sender,
@@ -142,6 +146,14 @@ impl Watch {
             return None;
         }
         let (origin, process) = (Arc::clone(&self.origin), Arc::clone(&self.process));
+        let emptied =
+            !self.began_empty && in_background(Arc::clone(&origin), |it| is_empty(&it)).await?;
+        if emptied {
+            self.content = content;
+            let mut diagnostics = Diagnostics::default();
+            diagnostics.push(emptied_file(&origin));
+            return Some(ReloadOutcome::Rejected { diagnostics });
+        }
         let Loaded {
             config,
             diagnostics,
@@ -180,6 +192,19 @@ impl Watch {
             self.content = content;
         }
     }
+}
+
+/// A disk that is full, or a write that was broken off, leaves a file without a byte. Where secrets and
+/// URLs come from the environment it would be valid, and have no routes.
+fn is_empty(origin: &Origin) -> bool {
+    let file = origin.file.as_deref().map(read_bounded);
+    matches!(file, Some(Ok(content)) if content.trim_ascii().is_empty())
+}
+
+fn emptied_file(origin: &Origin) -> Diagnostic {
+    let file = origin.file.as_deref().unwrap_or(Path::new("")).display();
+    Diagnostic::error(code::FILE, format!("{file} is empty now"))
+        .help("to have no routes from now on, write `routes: []`")
 }
 
 async fn in_background<T: Send + 'static, R: Send + 'static>(
@@ -221,7 +246,7 @@ fn content(files: &[PathBuf]) -> u64 {
     let hashes: Vec<u8> = files
         .iter()
         .flat_map(|file| {
-            std::fs::read(file)
+            read_bounded(file)
                 .map_or(0, |content| XxHash3_64::oneshot(&content))
                 .to_le_bytes()
         })

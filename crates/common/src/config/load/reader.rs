@@ -82,6 +82,12 @@ const MAX_FILE: u64 = 16 * 1024 * 1024;
 
 pub fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     use std::io::Read as _;
+    use std::os::unix::fs::FileTypeExt as _;
+    // Nobody may ever write to it. Those without a name, such as a shell's `<(…)`, have a writer.
+    if std::fs::metadata(path)?.file_type().is_fifo() && path.canonicalize().is_ok() {
+        let why = "it is a named pipe, not a file";
+        return Err(std::io::Error::other(why));
+    }
     let mut content = Vec::new();
     let size = std::fs::File::open(path)?
         .take(MAX_FILE + 1)

@@ -125,14 +125,21 @@ async fn c58_every_way_of_writing_a_file_is_noticed() {
     assert!(why.contains("no valid YAML"), "{why}");
     std::fs::write(&file, "").unwrap();
     let why = running.rejected(2).await;
-    assert!(
-        why.contains("`authenticate_service_url` is not set"),
-        "{why}"
-    );
+    assert!(why.contains("is empty now"), "{why}");
     std::fs::remove_file(&file).unwrap();
     running.rejected(3).await;
     assert_eq!(running.cookie(), "renamed");
 
+    std::fs::write(&file, named("again")).unwrap();
+    running.until("again").await;
+    // Whoever reads from it would wait for ever.
+    let pipe = running.path("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    std::fs::rename(&pipe, &file).unwrap();
+    let why = running.rejected(4).await;
+    assert!(why.contains("named pipe"), "{why}");
+    std::fs::remove_file(&file).unwrap();
     std::fs::write(&file, named("repaired")).unwrap();
     running.until("repaired").await;
 }
