@@ -12,7 +12,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use rustls::ClientConfig;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use url::Url;
 
@@ -285,6 +285,7 @@ impl Remote {
             probing,
             log: Arc::new(PeerLog::new()),
             told_in: Arc::new(told_in),
+            moved: Arc::default(),
             stop: stop.clone(),
         };
         let following = Arc::clone(&discovery).run();
@@ -384,6 +385,8 @@ struct Keeper {
     log: Arc<PeerLog>,
     told_in: Arc<Told>,
     meters: Meters,
+    /// An endpoint's state has changed.
+    moved: Arc<Notify>,
     stop: CancellationToken,
 }
 
@@ -473,6 +476,18 @@ impl Told {
         balancer.changes.send_modify(|count| *count += 1);
     }
 
+    /// Endpoints that DNS does not name any more, for longer than it takes to connect to others.
+    fn tell_kept(&self, target_url: &str, kept: &[SocketAddr]) {
+        if let Some(held_back) = self.lines.pass("kept", Instant::now()) {
+            tracing::warn!(
+                target_url,
+                ?kept,
+                held_back,
+                "none of the addresses that DNS names takes calls; going on with those it named before"
+            );
+        }
+    }
+
     /// What only shows when endpoints are seen side by side.
     fn compare(&self, balancer: &Balancer, endpoints: &[Arc<Endpoint>]) {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
@@ -522,14 +537,23 @@ impl Keeper {
         let mut running: HashMap<SocketAddr, (Arc<Endpoint>, CancellationToken)> = HashMap::new();
         loop {
             let set = Arc::clone(&found.borrow_and_update());
-            running.retain(|address, (_, removed)| {
-                let stays = set.contains_key(address);
-                if !stays {
+            let named_ready = running
+                .iter()
+                .any(|(address, (it, _))| set.contains_key(address) && it.ready().is_some());
+            // What DNS says may be wrong: what takes calls makes way for what takes calls only.
+            let mut kept = Vec::new();
+            running.retain(|address, (endpoint, removed)| {
+                let named = set.contains_key(address);
+                if !named && !named_ready && endpoint.ready().is_some() {
+                    kept.push(*address);
+                    return true;
+                }
+                if !named {
                     tracing::info!(service = %self.balancer.name, %address, "endpoint removed");
                     removed.cancel();
                     self.meters.forget(&self.told_in.service, *address);
                 }
-                stays
+                named
             });
             for (address, target) in set.iter() {
                 running.entry(*address).or_insert_with(|| {
@@ -549,8 +573,13 @@ impl Keeper {
             self.told_in.publish(&self.balancer, &self.discovery);
             tokio::select! {
                 changed = found.changed() => if changed.is_err() { return },
+                () = self.moved.notified(), if !kept.is_empty() => {}
                 // The age of the look-ups is told anew even when nothing changes.
-                () = tokio::time::sleep(TELL_AGAIN) => {}
+                () = tokio::time::sleep(TELL_AGAIN) => {
+                    if !kept.is_empty() {
+                        self.told_in.tell_kept(&self.balancer.name, &kept);
+                    }
+                }
             }
         }
     }
@@ -562,6 +591,7 @@ impl Keeper {
     ) -> impl Future<Output = ()> + use<> {
         let (balancer, discovery) = (Arc::clone(&self.balancer), Arc::clone(&self.discovery));
         let (log, told_in) = (Arc::clone(&self.log), Arc::clone(&self.told_in));
+        let moved = Arc::clone(&self.moved);
         drive(
             endpoint,
             Arc::clone(&self.probing),
@@ -573,6 +603,7 @@ impl Keeper {
                     discovery.look_again();
                 }
                 told_in.publish(&balancer, &discovery);
+                moved.notify_one();
             },
         )
     }

@@ -1,5 +1,5 @@
 use std::collections::HashMap;
-use std::net::TcpListener as StdListener;
+use std::net::{Ipv4Addr, TcpListener as StdListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
@@ -225,6 +225,49 @@ async fn c03_new_addresses_share_the_calls_and_old_ones_leave() {
         waiting.await.unwrap().is_ok(),
         "a call under way at a removed address is finished"
     );
+}
+
+/// DNS may also lie by naming somebody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn c05_addresses_where_nobody_answers_do_not_replace_good_ones() {
+    let dns = TestDns::start().await;
+    let one = Replica::start("127.0.0.141:0");
+    let port = one.address.port();
+    dns.set_addresses("svc.test", &["127.0.0.141"]);
+    let transport = Transport::remote(config(&dns, &format!("http://svc.test:{port}"))).unwrap();
+    until_ready(&transport, 1).await;
+
+    dns.set_addresses("svc.test", &["127.0.0.142"]);
+    let other = SocketAddr::from(([127, 0, 0, 142], port));
+    until(&transport, "the other is known", |endpoints| {
+        endpoints.iter().any(|it| it.address == other)
+    })
+    .await;
+    assert_eq!(share(&transport, 20).await["127.0.0.141"], 20);
+
+    // Once somebody is there, the first is left, though it answers.
+    let two = Replica::start(&other.to_string());
+    until(
+        &transport,
+        "the other alone",
+        |endpoints| matches!(endpoints, [it] if it.address == other && it.state == State::Ready),
+    )
+    .await;
+    assert_eq!(share(&transport, 20).await["127.0.0.142"], 20);
+
+    // One that is not named and ends is not tried again.
+    dns.set_addresses("svc.test", &["127.0.0.143"]);
+    until(&transport, "a third is known", |endpoints| {
+        endpoints.len() == 2
+    })
+    .await;
+    drop(two);
+    until(
+        &transport,
+        "the third alone",
+        |endpoints| matches!(endpoints, [it] if it.address.ip() == Ipv4Addr::new(127, 0, 0, 143)),
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
