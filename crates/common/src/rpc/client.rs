@@ -110,7 +110,7 @@ impl Default for ProbeTiming {
     fn default() -> Self {
         Self {
             first_patience: Duration::from_secs(1),
-            quick_interval: Duration::from_secs(1),
+            quick_interval: Duration::from_millis(500),
             quick_patience: Duration::from_secs(1),
             slow_interval: Duration::from_secs(10),
             slow_patience: Duration::from_secs(10),

@@ -2,8 +2,8 @@
 //! machine in `endpoint` with what happens.
 //!
 //! No HTTP/2 PING is ever sent, because Pomerium's servers punish it; a peer's silence shows in
-//! the health `Check` that goes over the same connection. A peer is asked each second only when
-//! its answers say that it is a Postern, else each ten seconds.
+//! the health `Check` that goes over the same connection. A peer is asked twice a second only
+//! when its answers say that it is a Postern, else each ten seconds.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

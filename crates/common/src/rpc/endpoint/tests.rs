@@ -75,6 +75,14 @@ fn c66_found_again_within_two_seconds() {
 }
 
 #[test]
+fn c66_a_frozen_peer_is_left_out_well_within_two_seconds() {
+    let probes = ProbeTiming::default();
+    assert!(probes.quick_interval + probes.quick_patience <= Duration::from_millis(1500));
+    // One that is only slow stays.
+    assert!(probes.quick_patience >= Duration::from_secs(1));
+}
+
+#[test]
 fn a_penalty_fades() {
     let now = Instant::now();
     let mut penalty = Penalty::new(now);
