@@ -124,3 +124,7 @@ pub(crate) const TRIAL_BYTES: usize = 64 * 1024;
 
 /// Authenticate, called in this process.
 pub(crate) const AUTHENTICATE_CALL: Duration = Duration::from_secs(60);
+/// One that is asked so often in a row whether it is there, and is not, does not answer what it has
+/// been sent either.
+pub(crate) const AUTHENTICATE_TRIALS: u32 = 5;
+

@@ -25,6 +25,17 @@ pub(crate) fn protocol(cause: impl Into<String>) -> Stop {
         .because(cause)
 }
 
+/// 503: authenticate has the request, and hangs.
+pub(super) fn silent() -> Stop {
+    Stop::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "authenticate_silent",
+        "Signing in is not possible just now: the service for it does not answer.",
+    )
+    .grpc(14)
+    .because("authenticate took the request and says nothing any more")
+}
+
 pub(super) fn timed_out(which: TimedOut, request_done: bool) -> Stop {
     let status = match which {
         TimedOut::Read => StatusCode::REQUEST_TIMEOUT,

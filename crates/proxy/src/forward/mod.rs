@@ -31,6 +31,7 @@ use postern_common::telemetry::trace::{Kind, Span};
 use self::exchange::{Progress, RequestBody, RequestFailure, TimedOut, Timeouts, Trailers};
 use self::headers::Receiver;
 use self::outgoing::Outgoing;
+use self::retry::Silence;
 use crate::access_log::Record;
 use crate::alarm::Alarm;
 use crate::body::{Body, Exchange};
@@ -130,15 +131,19 @@ impl Plan<'_> {
         }
     }
 
+    fn is_watched(&self) -> bool {
+        matches!(self.receiver, Receiver::Authenticate)
+    }
+
     /// Authenticate may hang with the request. An application may well take its time.
     fn silence<'t>(
         &self,
         tries: &'t retry::Tries<'_>,
         needs: Needs,
         may_repeat: bool,
-    ) -> Option<LocalBoxFuture<'t, ()>> {
-        let watched = may_repeat && matches!(self.receiver, Receiver::Authenticate);
-        watched.then(|| tries.silence(needs).boxed_local())
+    ) -> Option<LocalBoxFuture<'t, Silence>> {
+        self.is_watched()
+            .then(|| tries.silence(needs, may_repeat).boxed_local())
     }
 
     /// What only operators may see, unless the route has `show_error_details`.
@@ -209,7 +214,8 @@ async fn proxied(
             trace: span.place(),
         };
         let (mut sending, host) = outgoing.build(lease.is_http2(), body)?;
-        *sending.extensions_mut() = std::mem::take(&mut extensions);
+        let again = may_repeat && (lease.reused || plan.is_watched());
+        *sending.extensions_mut() = lent(&mut extensions, again);
         record.forwarded(Some(host), path.clone().into_owned());
         let sent = head(
             lease.send(sending),
@@ -254,7 +260,7 @@ async fn proxied(
                     .ok_or_else(|| failures::broken(&member.endpoint.name, &error))?;
                 tries.again(plan.metrics(), &error);
             }
-            Err(NoHead::Silent) => body = RequestBody::empty(Rc::clone(&progress)),
+            Err(NoHead::Silent(silence)) => body = elsewhere(silence, &progress)?,
             Err(NoHead::TimedOut(which)) => {
                 if let Some(metrics) = plan.metrics() {
                     metrics.timeout.inc();
@@ -264,6 +270,24 @@ async fn proxied(
             Err(NoHead::RequestFailed(failure)) => return Err(failures::of_request(failure)),
             Err(NoHead::Closed(why)) => return Err(failures::withdrawn(why)),
         }
+    }
+}
+
+/// The body of a request that nobody answers, for another one that may take it.
+fn elsewhere(silence: Silence, progress: &Rc<Progress>) -> Result<RequestBody, Stop> {
+    match silence {
+        Silence::Elsewhere => Ok(RequestBody::empty(Rc::clone(progress))),
+        Silence::Lost => Err(failures::silent()),
+    }
+}
+
+/// What its client's connection knows of a request, such as how it wrote the names of headers. Kept
+/// where the request may have to be sent again.
+fn lent(extensions: &mut Extensions, again: bool) -> Extensions {
+    if again {
+        extensions.clone()
+    } else {
+        std::mem::take(extensions)
     }
 }
 
@@ -284,14 +308,13 @@ enum NoHead {
     TimedOut(TimedOut),
     RequestFailed(RequestFailure),
     Closed(Closed),
-    /// It may be sent to another.
-    Silent,
+    Silent(Silence),
 }
 
 /// Waits for the head of the answer, no longer than the limits allow.
 async fn head(
     sending: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
-    mut silence: Option<LocalBoxFuture<'_, ()>>,
+    mut silence: Option<LocalBoxFuture<'_, Silence>>,
     alarm: &mut Alarm,
     progress: &Progress,
     timeouts: &Timeouts,
@@ -306,9 +329,9 @@ async fn head(
             return Poll::Ready(Err(NoHead::Closed(why)));
         }
         if let Some(silence) = &mut silence
-            && silence.as_mut().poll(cx).is_ready()
+            && let Poll::Ready(silence) = silence.as_mut().poll(cx)
         {
-            return Poll::Ready(Err(NoHead::Silent));
+            return Poll::Ready(Err(NoHead::Silent(silence)));
         }
         progress.wake_me(cx);
         if let Some(failure) = progress.request_failure() {

@@ -17,6 +17,15 @@ use crate::upstream::connect::Needs;
 use crate::upstream::pool::{Lease, Pool};
 use crate::upstream::{Addresses, Cluster, Endpoint, Member, UpstreamError};
 
+/// What becomes of a request whose authenticate hangs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Silence {
+    /// Another one may take it.
+    Elsewhere,
+    /// Nobody else can, or may: it may have been done.
+    Lost,
+}
+
 /// The tries of one request.
 pub(crate) struct Tries<'a> {
     cluster: &'a Cluster,
@@ -119,21 +128,31 @@ impl<'a> Tries<'a> {
         }
     }
 
-    /// Returns once nobody is there any more who could answer the request, and another is who could.
-    pub(crate) async fn silence(&self, needs: Needs) {
+    /// Returns once nobody is there any more who could answer the request, and says what may become
+    /// of it.
+    pub(crate) async fn silence(&self, needs: Needs, may_repeat: bool) -> Silence {
         let Some((member, address)) = self.asked else {
             return std::future::pending().await;
         };
-        loop {
+        let mut in_vain = 0;
+        while in_vain < limits::AUTHENTICATE_TRIALS {
             sleep(limits::AUTHENTICATE_TRIAL).await;
-            if !self.left() || !self.has_another(member.endpoint.id, address) {
-                continue;
-            }
             match self.lease_that_answers(member, address, needs).await {
-                Ok(lease) => lease.complete(),
-                Err(_) => return,
+                Ok(lease) => {
+                    in_vain = 0;
+                    lease.complete();
+                }
+                Err(_)
+                    if may_repeat
+                        && self.left()
+                        && self.has_another(member.endpoint.id, address) =>
+                {
+                    return Silence::Elsewhere;
+                }
+                Err(_) => in_vain += 1,
             }
         }
+        Silence::Lost
     }
 
     async fn lease_that_answers(

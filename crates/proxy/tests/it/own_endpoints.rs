@@ -414,6 +414,52 @@ async fn a_sign_in_leaves_an_authenticate_that_hangs_with_it() {
     }
 }
 
+/// A form that was sent can't be sent to another one: it may have been taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_form_does_not_wait_for_an_authenticate_that_hangs_with_it() {
+    let another = Upstream::http().await;
+    for with_another in [false, true] {
+        let hangs = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut to = format!("'http://{}'", hangs.local_addr().unwrap());
+        if with_another {
+            to = format!("{to}, '{}'", another.url());
+        }
+        let (took, mut taken) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            let (mut stream, _) = hangs.accept().await.unwrap();
+            let mut sent = vec![0; 4096];
+            loop {
+                let length = stream.read(&mut sent).await.unwrap();
+                if !sent[..length].starts_with(b"GET /ping ") {
+                    took.send(()).unwrap();
+                    // The kernel goes on accepting.
+                    return std::future::pending::<()>().await;
+                }
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+            }
+        });
+        let added = format!(
+            "default_upstream_timeout: 10m\nroutes:\n- {{from: 'https://auth.corp.test', to: [{to}], preserve_host_header: true}}\n"
+        );
+        let proxy = Proxy::start(&added, Scripted::new(|_| panic!("nobody is asked"))).await;
+        let hung = loop {
+            let form = request(Method::POST, "auth.corp.test", "/.pomerium/sign_out", &[]);
+            let asked = exchange(&proxy, "auth.corp.test", form);
+            let answer = tokio::time::timeout(Duration::from_secs(30), asked).await;
+            let answer = answer.unwrap();
+            if taken.try_recv().is_ok() {
+                break answer;
+            }
+            assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+        };
+        assert_eq!(hung.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(hung.body.contains("does not answer"), "{}", hung.body);
+        assert!(!hung.header("retry-after").is_empty());
+        drop(proxy);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn c51_the_authenticate_host_is_forwarded_unasked() {
     let upstream = Upstream::http().await;

@@ -1,5 +1,6 @@
 //! WebSockets over both protocols, tunnels, and their end.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +12,8 @@ use hyper::ext::Protocol;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use postern_common::authz::{DenyKind, Revisit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -75,6 +78,58 @@ async fn c38_header_case_arrives_as_sent() {
     let answer = crate::support::client::read_raw(&mut stream, |t| t.contains("\r\n\r\n")).await;
     assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
     assert!(answer.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{answer}");
+}
+
+/// Answers the first request of each connection, and breaks the second one off. Tells which it was,
+/// and how it was written.
+async fn breaks_off() -> (SocketAddr, UnboundedReceiver<(usize, String)>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (tell, told) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let tell = tell.clone();
+            tokio::spawn(async move {
+                for number in 1..=2 {
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        let Ok(byte) = stream.read_u8().await else {
+                            return;
+                        };
+                        head.push(byte);
+                    }
+                    tell.send((number, String::from_utf8(head).unwrap()))
+                        .unwrap();
+                    if number == 1 {
+                        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+                        stream.write_all(answer).await.unwrap();
+                    }
+                }
+            });
+        }
+    });
+    (address, told)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c38_header_case_survives_a_second_try() {
+    let (address, mut told) = breaks_off().await;
+    let routes = format!("routes:\n- {{from: 'https://{HOST}', to: 'http://{address}'}}\n");
+    let proxy = Proxy::start(&routes, Scripted::allowing()).await;
+    let mut stream = tls(&proxy, HOST, "http/1.1").await.unwrap();
+    let mut again = 0;
+    for _ in 0..10 {
+        let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nX-oDD-Case: 1\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let answer = crate::support::client::read_raw(&mut stream, |t| t.ends_with("ok")).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        while let Ok((number, head)) = told.try_recv() {
+            assert!(head.contains("X-oDD-Case: 1"), "{head}");
+            again += usize::from(number == 2);
+        }
+    }
+    assert!(again > 0, "no connection was used twice");
 }
 
 #[tokio::test(flavor = "multi_thread")]
