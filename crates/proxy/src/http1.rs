@@ -63,6 +63,7 @@ where
             .preserve_header_case(true)
             .header_read_timeout(None)
             .max_header_size(limits::HEAD_BYTES)
+            .max_buf_size(limits::CLIENT_BUFFER)
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
         Self::Speaking(Box::new(conversation))

@@ -20,6 +20,13 @@ pub(crate) const GOODBYE: Duration = Duration::from_secs(2);
 /// are at most 100, hyper's own limit: a larger one costs an allocation for each request.
 pub(crate) const HEAD_BYTES: usize = 128 * 1024;
 
+/// What is read ahead from a client over HTTP/1.1, and what waits to be written to it: a head has to
+/// fit. hyper's own bound is three times that, and slow clients are many.
+pub(crate) const CLIENT_BUFFER: usize = HEAD_BYTES + 8 * 1024;
+
+/// The same of an upstream.
+pub(crate) const UPSTREAM_BUFFER: usize = 64 * 1024;
+
 /// Connections of clients, over all cores; fewer where file descriptors allow for fewer.
 pub(crate) const CLIENT_CONNECTIONS: usize = 50_000;
 

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::heard::Heard;
 use super::{Endpoint, UpstreamError};
 use crate::forward::exchange::RequestBody;
 use crate::limits;
@@ -114,15 +115,12 @@ async fn http1<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (sender, connection) = http1::Builder::new()
-        .preserve_header_case(true)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|source| UpstreamError::Handshake {
-            name: endpoint.name.clone(),
-            address,
-            source,
-        })?;
+    let opened = handshake(stream).await;
+    let (sender, connection) = opened.map_err(|source| UpstreamError::Handshake {
+        name: endpoint.name.clone(),
+        address,
+        source,
+    })?;
     let name: Rc<str> = endpoint.name.as_str().into();
     tokio::task::spawn_local(async move {
         if let Err(error) = connection.with_upgrades().await {
@@ -130,6 +128,22 @@ where
         }
     });
     Ok(Connected::Http1(sender))
+}
+
+async fn handshake<S>(
+    stream: S,
+) -> hyper::Result<(
+    http1::SendRequest<RequestBody>,
+    http1::Connection<TokioIo<Heard<S>>, RequestBody>,
+)>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    http1::Builder::new()
+        .preserve_header_case(true)
+        .max_buf_size(limits::UPSTREAM_BUFFER)
+        .handshake(TokioIo::new(Heard::new(stream)))
+        .await
 }
 
 async fn http2<S>(
@@ -165,4 +179,57 @@ where
 fn ended(name: &str, address: SocketAddr, error: &hyper::Error) {
     let cause = error.source().map(ToString::to_string).unwrap_or_default();
     tracing::debug!(upstream = name, %address, %error, cause, "a connection to an upstream ended");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    use http::{Request, header};
+    use http_body_util::BodyExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::task::{LocalSet, spawn_local};
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+    use crate::forward::exchange::Progress;
+
+    /// Who takes an answer slowly is one of many.
+    #[tokio::test(start_paused = true)]
+    async fn little_is_read_ahead_of_a_client_that_does_not_take_it() {
+        const PIPE: usize = 1024 * 1024;
+        // Until reading is as quick as it gets.
+        const ENOUGH: usize = 16 * PIPE;
+        let reading = async {
+            let (ours, mut theirs) = tokio::io::duplex(PIPE);
+            let (mut sender, connection) = handshake(ours).await.unwrap();
+            spawn_local(connection);
+            let written = Rc::new(Cell::new(0));
+            let counted = Rc::clone(&written);
+            spawn_local(async move {
+                let _ = theirs.read(&mut [0; 1024]).await.unwrap();
+                let head = b"HTTP/1.1 200 OK\r\n\r\n";
+                theirs.write_all(head).await.unwrap();
+                let some = vec![b'x'; 64 * 1024];
+                while let Ok(written) = theirs.write(&some).await {
+                    counted.set(counted.get() + written);
+                }
+            });
+            let body = RequestBody::empty(Progress::new(Instant::now(), false));
+            let request = Request::get("/").header(header::HOST, "up").body(body);
+            let answer = sender.send_request(request.unwrap()).await.unwrap();
+            let mut answer = answer.into_body();
+            let mut taken = 0;
+            while taken < ENOUGH {
+                let frame = answer.frame().await.unwrap().unwrap();
+                taken += frame.into_data().unwrap().len();
+            }
+            // The clock stands still until nothing moves any more.
+            sleep(Duration::from_secs(1)).await;
+            let ahead = written.get() - taken;
+            assert!(ahead <= PIPE + 3 * limits::UPSTREAM_BUFFER, "{ahead}");
+        };
+        LocalSet::new().run_until(reading).await;
+    }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod balance;
 pub(crate) mod connect;
 pub(crate) mod directory;
+mod heard;
 pub(crate) mod pool;
 mod resolve;
 pub(crate) mod tls;

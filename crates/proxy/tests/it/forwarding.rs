@@ -75,6 +75,42 @@ async fn an_allowed_request_reaches_the_upstream_as_it_should() {
     assert_eq!(answer.header("x-request-id").len(), 36);
 }
 
+/// Many servers do so with a body that is too large: they answer, and close without reading on.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_comes_before_the_whole_request_reaches_the_client() {
+    const SIZE: usize = 8 * 1024 * 1024;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let routes = format!(
+        "routes:\n- {{from: 'https://app.corp.test', to: 'http://{}'}}\n",
+        listener.local_addr().unwrap()
+    );
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut some = [0; 1024];
+            let _ = stream.read(&mut some).await.unwrap();
+            let answer =
+                b"HTTP/1.1 413 Too Large\r\ncontent-length: 4\r\nconnection: close\r\n\r\nbig!";
+            stream.write_all(answer).await.unwrap();
+            // What has not been read makes a reset of this.
+            drop(stream);
+        }
+    });
+    let proxy = Proxy::start(&routes, Scripted::allowing()).await;
+    for _ in 0..10 {
+        let mut client = Http2::open(&proxy, "app.corp.test").await;
+        let empty = request2(Method::POST, "app.corp.test", "/", &[]);
+        let body = client::full(vec![b'x'; SIZE]);
+        let upload = Request::from_parts(empty.into_parts().0, body);
+        let answer = soon("an answer", client.send(upload)).await.unwrap();
+        let answer = read(answer).await.unwrap();
+        assert_eq!(
+            (answer.status, answer.body.as_str()),
+            (StatusCode::PAYLOAD_TOO_LARGE, "big!")
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn s01_nothing_reaches_an_upstream_without_an_allow() {
     let upstream = Upstream::http().await;
