@@ -37,6 +37,8 @@ pub(crate) struct Shared {
     pub connections: AtomicUsize,
     /// How many there may be: the next one is closed at once.
     pub max_connections: usize,
+    /// Requests at once to one address of an upstream, per core.
+    pub upstream_requests: usize,
     pub accept_failures: Failures,
 }
 

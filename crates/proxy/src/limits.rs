@@ -66,8 +66,18 @@ pub(crate) const UPSTREAM_IDLE: Duration = Duration::from_secs(60);
 /// Unused connections kept for one address of an upstream, per core.
 pub(crate) const UPSTREAM_IDLE_CONNECTIONS: usize = 256;
 
-/// Requests at once to one route's upstreams, per core; beyond: 503.
-pub(crate) const UPSTREAM_REQUESTS: usize = 4096;
+/// Requests at once to one address of an upstream, per core; beyond: 503. Fewer where that would be
+/// more than three quarters of all that may be under way: an application that hangs leaves room for
+/// the others.
+pub(crate) const fn upstream_requests(under_way: usize, cores: usize) -> usize {
+    const MOST: usize = 4096;
+    let share = under_way / 4 * 3 / if cores == 0 { 1 } else { cores };
+    match share {
+        0 => 1,
+        1..MOST => share,
+        _ => MOST,
+    }
+}
 
 /// Requests at once on one HTTP/2 connection to an upstream.
 pub(crate) const UPSTREAM_STREAMS: usize = 100;
@@ -126,12 +136,32 @@ pub(crate) const DATABROKER_CALL: Duration = Duration::from_secs(5);
 /// An authenticate that says nothing for so long is passed over where there is another.
 pub(crate) const AUTHENTICATE_TRIAL: Duration = Duration::from_millis(500);
 
+/// One that is asked so often in a row whether it is there, and is not, does not answer what it has
+/// been sent either.
+pub(crate) const AUTHENTICATE_TRIALS: u32 = 5;
+
 /// What is read of its answer to that.
 pub(crate) const TRIAL_BYTES: usize = 64 * 1024;
 
 /// Authenticate, called in this process.
 pub(crate) const AUTHENTICATE_CALL: Duration = Duration::from_secs(60);
-/// One that is asked so often in a row whether it is there, and is not, does not answer what it has
-/// been sent either.
-pub(crate) const AUTHENTICATE_TRIALS: u32 = 5;
 
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s30_one_upstream_never_takes_all_that_may_be_under_way() {
+        for cores in [1, 2, 8, 13, 64, 128] {
+            for under_way in [150, 465, CLIENT_CONNECTIONS] {
+                let all = upstream_requests(under_way, cores) * cores;
+                assert!(
+                    all * 4 <= (under_way * 3).max(cores * 4),
+                    "{cores} {under_way}"
+                );
+            }
+        }
+        assert_eq!(upstream_requests(CLIENT_CONNECTIONS, 2), 4096);
+        assert_eq!(upstream_requests(0, 0), 1);
+    }
+}

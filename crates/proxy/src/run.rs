@@ -120,6 +120,8 @@ pub async fn run_on(
     let mut settings = settings(&first, 0)?;
     let in_process = peers.authenticate.is_some();
     let snapshot = Snapshot::build(first, None, &directory, &settings, &metrics, in_process)?;
+    let max_connections = descriptors::connections(limits::CLIENT_CONNECTIONS);
+    let cores = listeners.public.len();
     let shared = Arc::new(Shared {
         snapshot: ArcSwap::from_pointee(snapshot),
         deciding: peers.authorizer,
@@ -130,7 +132,8 @@ pub async fn run_on(
         metrics,
         control,
         connections: AtomicUsize::new(0),
-        max_connections: descriptors::connections(limits::CLIENT_CONNECTIONS),
+        max_connections,
+        upstream_requests: limits::upstream_requests(max_connections, cores),
         accept_failures: Failures::new("proxy"),
     });
     let address = listeners.address();
@@ -267,7 +270,7 @@ fn start_core(
 async fn serve_core(listener: std::net::TcpListener, shared: Arc<Shared>, starting: Arc<NotReady>) {
     let (phase_sender, phase) = watch::channel(shared.lifecycle.phase());
     let core = Rc::new(Core {
-        pool: Pool::default(),
+        pool: Pool::new(shared.upstream_requests),
         open: Rc::new(Registry::default()),
         undecided: Queue::new(),
         pace: Pace::default(),

@@ -95,7 +95,7 @@ impl<'a> Tries<'a> {
             self.count += 1;
             let (member, address) = self.pick().await?;
             let endpoint = &member.endpoint;
-            if self.pool.load(endpoint.id, address) >= limits::UPSTREAM_REQUESTS {
+            if self.pool.is_full(endpoint.id, address) {
                 if let Some(metrics) = metrics {
                     metrics.overflow.inc();
                 }

@@ -21,8 +21,10 @@ use crate::forward::exchange::{Progress, RequestBody};
 use crate::limits;
 
 /// All of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Pool {
+    /// Requests at once to one address.
+    most: usize,
     hosts: RefCell<HashMap<(u64, SocketAddr), Rc<Host>>>,
 }
 
@@ -74,6 +76,14 @@ enum Way {
 }
 
 impl Pool {
+    /// `most`: how many requests may be under way to one address.
+    pub(crate) fn new(most: usize) -> Self {
+        Self {
+            most,
+            hosts: RefCell::default(),
+        }
+    }
+
     /// A connection to `address`: a waiting one, else a new one.
     pub(crate) async fn lease(
         &self,
@@ -124,6 +134,11 @@ impl Pool {
         hosts
             .get(&(endpoint, address))
             .map_or(0, |host| host.requests.get())
+    }
+
+    /// Whether an address must get no more.
+    pub(crate) fn is_full(&self, endpoint: u64, address: SocketAddr) -> bool {
+        self.load(endpoint, address) >= self.most
     }
 
     /// Whether connecting to an address failed a moment ago.
