@@ -70,7 +70,12 @@ struct Program {
     environment: Vec<(&'static str, String)>,
     /// Opened before it starts, and handed over.
     socket: Option<OwnedFd>,
+    /// As many file descriptors as it may have; `None`: as the tests may.
+    descriptors: Option<u32>,
 }
+
+/// Becomes the program with a limit on file descriptors.
+const LIMITED: &str = "ulimit -n \"$0\"; exec \"$@\"";
 
 /// Opens file descriptor 3 as systemd hands it over, and becomes the program.
 const HAND_OVER: &str =
@@ -220,6 +225,12 @@ impl Cluster {
         environment.push((variable, value.to_owned()));
     }
 
+    /// From its next start on, the process of `service` may have so many file descriptors.
+    pub fn limit(&mut self, service: &str, descriptors: u32) {
+        let index = self.index(service);
+        self.programs[index].descriptors = Some(descriptors);
+    }
+
     /// Ends every process at once and starts all of them.
     pub async fn restart_everything(&mut self) {
         for process in &mut self.processes {
@@ -343,6 +354,7 @@ impl Program {
                 ("HEALTH_CHECK_ADDR", health.to_string()),
             ],
             socket: None,
+            descriptors: None,
         }
     }
 
@@ -353,9 +365,15 @@ impl Program {
 
     fn start(&self, site: &Site) -> Process {
         let binary = binary(&self.binary);
-        let (mut command, stdin) = match &self.socket {
-            None => (Command::new(binary), Stdio::null()),
-            Some(socket) => {
+        let (mut command, stdin) = match (&self.socket, self.descriptors) {
+            (None, None) => (Command::new(binary), Stdio::null()),
+            (None, Some(descriptors)) => {
+                let mut command = Command::new("sh");
+                let limit = descriptors.to_string();
+                command.arg("-c").arg(LIMITED).arg(limit).arg(binary);
+                (command, Stdio::null())
+            }
+            (Some(socket), _) => {
                 let socket = socket.try_clone().expect("a socket can be shared");
                 let mut command = Command::new("sh");
                 command.arg("-c").arg(HAND_OVER).arg(binary);

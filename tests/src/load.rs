@@ -124,6 +124,8 @@ pub struct Witness {
 #[derive(Debug, Default)]
 struct Seen {
     count: AtomicUsize,
+    /// How long it takes over a request.
+    takes: Mutex<Duration>,
     wrong: Mutex<Vec<String>>,
 }
 
@@ -146,6 +148,11 @@ impl Witness {
             "- {{from: 'https://{GUARDED}.corp.test:{{PORT}}', to: '{to}', policy: [{{allow: {{and: [{{claim/groups: eng}}]}}}}]}}\n\
              - {{from: 'https://{PUBLIC}.corp.test:{{PORT}}', to: '{to}', allow_public_unauthenticated_access: true}}\n"
         )
+    }
+
+    /// From now on it takes so long over a request.
+    pub fn take(&self, time: Duration) {
+        *self.seen.takes.lock().expect("no test panics here") = time;
     }
 
     /// How many requests reached it.
@@ -178,6 +185,10 @@ async fn witness(State(seen): State<Arc<Seen>>, request: Arrived) -> Response {
     if !allowed {
         let what = format!("{path} as {email:?}");
         seen.wrong.lock().expect("no test panics here").push(what);
+    }
+    let takes = *seen.takes.lock().expect("no test panics here");
+    if !takes.is_zero() {
+        tokio::time::sleep(takes).await;
     }
     format!("{path} {email}").into_response()
 }
@@ -600,11 +611,13 @@ impl Report {
 
     /// Of those that are right: so many percent took no longer.
     pub fn percentile(&self, percent: usize) -> Duration {
-        let right = self
-            .answers
-            .iter()
-            .filter(|it| it.outcome == Outcome::Right);
-        let mut times: Vec<_> = right.map(|it| it.took).collect();
+        self.percentile_of(&Outcome::Right, percent)
+    }
+
+    /// The same of those with another outcome.
+    pub fn percentile_of(&self, outcome: &Outcome, percent: usize) -> Duration {
+        let these = self.answers.iter().filter(|it| it.outcome == *outcome);
+        let mut times: Vec<_> = these.map(|it| it.took).collect();
         times.sort_unstable();
         let index = (times.len() * percent / 100).min(times.len().saturating_sub(1));
         times.get(index).copied().unwrap_or_default()

@@ -107,6 +107,8 @@ fn answer(message: &proto::CheckResponse) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use postern_common::rpc::Transport;
     use postern_common::rpc::stubs::ext_authz::authorization_client::AuthorizationClient;
     use postern_common::rpc::stubs::ext_authz::authorization_server::{
@@ -138,6 +140,12 @@ mod tests {
         }
     }
 
+    /// What a broken bound would leave waiting for ever.
+    async fn soon<T>(what: impl Future<Output = T>) -> T {
+        let limit = Duration::from_secs(20);
+        tokio::time::timeout(limit, what).await.expect("in time")
+    }
+
     #[tokio::test]
     async fn one_too_many_gets_a_definite_503_at_once() {
         let (slow, shed) = (Arc::new(Slow::default()), Counter::default());
@@ -149,8 +157,8 @@ mod tests {
             async move { client.check(proto::CheckRequest::default()).await.unwrap() }
         };
         let first = tokio::spawn(ask());
-        slow.asked.notified().await;
-        let refused = ask().await.into_inner();
+        soon(slow.asked.notified()).await;
+        let refused = soon(ask()).await.into_inner();
         assert_eq!(refused.status.unwrap().code, Code::Unavailable as i32);
         let Some(HttpResponse::DeniedResponse(denied)) = refused.http_response else {
             panic!("not denied")
@@ -162,13 +170,16 @@ mod tests {
         assert_eq!(shed.get(), 1);
         // The place is free again once the first is answered, or its caller has left.
         slow.may.notify_one();
-        first.await.unwrap();
+        soon(first).await.unwrap();
         let left = tokio::spawn(ask());
-        slow.asked.notified().await;
+        soon(slow.asked.notified()).await;
         left.abort();
         assert!(left.await.unwrap_err().is_cancelled());
         slow.may.notify_one();
-        assert_eq!(ask().await.into_inner(), proto::CheckResponse::default());
+        assert_eq!(
+            soon(ask()).await.into_inner(),
+            proto::CheckResponse::default()
+        );
         assert_eq!(shed.get(), 1);
     }
 }
