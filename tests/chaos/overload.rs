@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postern_tests::load::Outcome;
+use postern_tests::load::{Load, Outcome};
 use postern_tests::process::Process;
 use tokio::time::sleep;
 
@@ -16,12 +16,16 @@ const FLOOD: Duration = Duration::from_secs(15);
 /// What one process of ours may grow to.
 const MEMORY: u64 = 256 * 1024 * 1024;
 
-/// The upstream takes its time, so that requests are under way in numbers: 2,000 a second are 500 at
-/// each of two proxies …
-const TAKES: Duration = Duration::from_millis(500);
+/// A share of the usual load, so that ten times as much is nothing to whoever asks: what takes long
+/// would be theirs.
+const SHARE: u32 = 5;
 
-/// … and with so many file descriptors each takes 300.
-const DESCRIPTORS: u32 = 660;
+/// The upstream takes its time, so that requests are under way in numbers: 400 a second are 400 at each
+/// of two proxies …
+const TAKES: Duration = Duration::from_secs(2);
+
+/// … and with so many file descriptors each takes 200.
+const DESCRIPTORS: u32 = 440;
 
 pub async fn overload(terms: Terms) -> Figure {
     let mut stage = Stage::set(terms).await;
@@ -33,12 +37,13 @@ pub async fn overload(terms: Terms) -> Figure {
     }
     cluster.ready().await;
     stage.witness.take(TAKES);
-    let load = stage.load().await;
+    let rate = terms.rate / SHARE;
+    let load = Load::start(&stage.world, rate).await;
     sleep(2 * BEFORE).await;
     let flood = load.now();
-    load.set_rate(10 * terms.rate);
+    load.set_rate(10 * rate);
     sleep(FLOOD).await;
-    load.set_rate(terms.rate);
+    load.set_rate(rate);
     let end = load.now();
     let memory = stage
         .world

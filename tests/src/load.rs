@@ -35,7 +35,7 @@ use crate::world::World;
 /// `grpc_client_timeout`, which is 10 s.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Connections that are kept: with HTTP/1.1, and with HTTP/2.
+/// Connections that are kept: with HTTP/1.1, more of them where answers take long, and with HTTP/2.
 const KEPT: usize = 10;
 const SHARED: usize = 4;
 
@@ -394,7 +394,7 @@ struct Client {
     address: SocketAddr,
     one: TlsConnector,
     two: TlsConnector,
-    kept: Vec<Mutex<Option<http1::SendRequest<Empty<Bytes>>>>>,
+    kept: Vec<Mutex<Vec<http1::SendRequest<Empty<Bytes>>>>>,
     shared: Vec<tokio::sync::Mutex<Option<http2::SendRequest<Empty<Bytes>>>>>,
 }
 
@@ -435,14 +435,14 @@ impl Client {
 
     async fn on_kept(&self, number: usize, question: Question) -> Result<Answer, Unanswered> {
         let place = &self.kept[number % KEPT];
-        let idle = place.lock().expect("no test panics here").take();
+        let idle = place.lock().expect("no test panics here").pop();
         let mut sender = match idle.filter(|sender| !sender.is_closed()) {
             Some(sender) => sender,
             None => self.http1().await?,
         };
         sender.ready().await.map_err(Unanswered::unsent)?;
         let answer = read(sender.try_send_request(question).await?).await?;
-        *place.lock().expect("no test panics here") = Some(sender);
+        place.lock().expect("no test panics here").push(sender);
         Ok(answer)
     }
 
