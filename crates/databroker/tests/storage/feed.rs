@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use postern_common::crypto::keys::SecretKey;
 use postern_common::rpc::stubs::databroker::data_broker_service_client::DataBrokerServiceClient;
-use postern_common::rpc::stubs::databroker::{Record, SyncRequest, SyncResponse, sync_response};
+use postern_common::rpc::stubs::databroker::{
+    PutRequest, Record, SyncRequest, SyncResponse, sync_response,
+};
 use postern_common::rpc::token::{ClientToken, TokenKeys};
 use postern_databroker::Databroker;
 use postern_databroker::storage::sealed::Payloads;
@@ -87,7 +89,7 @@ fn script() -> impl Strategy<Value = Script> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4, max_shrink_iters: 8, ..ProptestConfig::default() })]
 
-    /// 8 writers, 3 followers on 2 databrokers, random delays inside transactions: every follower sees every change
+    /// 8 writers, through 2 databrokers and beside them, 3 followers, random delays inside transactions: every follower sees every change
     /// of its type once and in order, and ends with the same records as the database.
     #[test]
     fn no_follower_skips_a_change(scripts in proptest::collection::vec(script(), WRITERS)) {
@@ -131,16 +133,23 @@ async fn check(scripts: Vec<Script>) {
             .sum();
         expected += count;
         even += if writer % 2 == 0 { count } else { 0 };
-        // Each writer has a connection of its own: its transactions run beside the others'.
+        // A third of them by each databroker, which knows what it wrote itself. The others have a connection of
+        // their own each: their transactions run beside all others.
         let storage = open().await;
+        let mut client = match writer % 3 {
+            0 => None,
+            1 => Some(one.client.clone()),
+            _ => Some(two.client.clone()),
+        };
         writers.push(tokio::spawn(async move {
             for (records, delay) in transactions {
                 let records = (0..records)
                     .map(|n| record(kind, &format!("{}/{delay}/{n}", writer % 3), b"x"));
-                storage
-                    .write(vec![Operation::Put(records.collect())])
-                    .await
-                    .unwrap();
+                let records = records.collect();
+                match &mut client {
+                    Some(client) => drop(client.put(PutRequest { records }).await.unwrap()),
+                    None => drop(storage.write(vec![Operation::Put(records)]).await.unwrap()),
+                }
             }
         }));
     }
