@@ -54,7 +54,31 @@ struct Criterion {
     rego: Vec<String>,
 }
 
-fn text_matcher(dice: &mut Dice, subject: &str, texts: &[&str]) -> (Value, Vec<String>) {
+/// Whether case counts.
+#[derive(Debug, Clone, Copy)]
+enum Case {
+    Counts,
+    /// Only where that lets fewer people in.
+    Cautious {
+        closes: bool,
+    },
+}
+
+impl Case {
+    fn folds(self, test: &str) -> bool {
+        match self {
+            Self::Counts => false,
+            Self::Cautious { closes } => ["not", "not_in"].contains(&test) != closes,
+        }
+    }
+}
+
+fn text_matcher(
+    dice: &mut Dice,
+    subject: &str,
+    texts: &[&str],
+    case: Case,
+) -> (Value, Vec<String>) {
     let mut tests = serde_json::Map::new();
     let mut rego = Vec::new();
     for _ in 0..=dice.roll(2) {
@@ -67,32 +91,36 @@ fn text_matcher(dice: &mut Dice, subject: &str, texts: &[&str]) -> (Value, Vec<S
         let mut list = dice.some(texts);
         list.push(text.to_owned());
         let list = json!(list);
-        let (name, operand, condition) = match dice.roll(7) {
-            0 => ("is", whole.clone(), format!("{subject} == {whole}")),
-            1 => ("not", whole.clone(), format!("{subject} != {whole}")),
-            2 => (
-                "contains",
-                part.clone(),
-                format!("contains({subject}, {part})"),
-            ),
-            3 => (
-                "starts_with",
-                part.clone(),
-                format!("startswith({subject}, {part})"),
-            ),
-            4 => (
-                "ends_with",
-                part.clone(),
-                format!("endswith({subject}, {part})"),
-            ),
-            5 => ("in", list.clone(), format!("{subject} in {list}")),
-            _ => ("not_in", list.clone(), format!("not {subject} in {list}")),
+        let (name, operand) = match dice.roll(7) {
+            0 => ("is", whole),
+            1 => ("not", whole),
+            2 => ("contains", part),
+            3 => ("starts_with", part),
+            4 => ("ends_with", part),
+            5 => ("in", list),
+            _ => ("not_in", list),
+        };
+        // Rego has no test without regard to case: both sides are made small.
+        let (asked, value) = if case.folds(name) {
+            let small = operand.to_string().to_ascii_lowercase();
+            (format!("lower({subject})"), small)
+        } else {
+            (subject.to_owned(), operand.to_string())
+        };
+        let condition = match name {
+            "is" => format!("{asked} == {value}"),
+            "not" => format!("{asked} != {value}"),
+            "contains" => format!("contains({asked}, {value})"),
+            "starts_with" => format!("startswith({asked}, {value})"),
+            "ends_with" => format!("endswith({asked}, {value})"),
+            "in" => format!("{asked} in {value}"),
+            _ => format!("not {asked} in {value}"),
         };
         if tests.insert(name.to_owned(), operand).is_none() {
             rego.push(condition);
         } else {
             // The same name twice: what stands in the policy is the second.
-            return text_matcher(dice, subject, texts);
+            return text_matcher(dice, subject, texts, case);
         }
     }
     (Value::Object(tests), rego)
@@ -109,15 +137,28 @@ fn list_matcher(dice: &mut Dice, subject: &str) -> (Value, Vec<String>) {
     (matcher, vec![condition])
 }
 
-fn criterion(dice: &mut Dice) -> Criterion {
+/// `closes`: whether it refuses, and does not allow, when it holds.
+fn criterion(dice: &mut Dice, closes: bool) -> Criterion {
     let (name, (data, rego)) = match dice.roll(11) {
         0 => ("accept", (json!(true), vec!["true".to_owned()])),
         1 => ("reject", (json!(true), vec!["false".to_owned()])),
         2 => ("authenticated_user", (json!(true), vec!["true".to_owned()])),
-        3 => ("email", text_matcher(dice, "input.email", &EMAILS)),
-        4 => ("user", text_matcher(dice, "input.user", &USERS)),
-        5 => ("http_method", text_matcher(dice, "input.method", &METHODS)),
-        6 => ("http_path", text_matcher(dice, "input.path", &PATHS)),
+        3 => (
+            "email",
+            text_matcher(dice, "input.email", &EMAILS, Case::Cautious { closes }),
+        ),
+        4 => (
+            "user",
+            text_matcher(dice, "input.user", &USERS, Case::Counts),
+        ),
+        5 => (
+            "http_method",
+            text_matcher(dice, "input.method", &METHODS, Case::Counts),
+        ),
+        6 => (
+            "http_path",
+            text_matcher(dice, "input.path", &PATHS, Case::Counts),
+        ),
         7 => ("groups", list_matcher(dice, "input.groups")),
         8 => ("claim/dept", list_matcher(dice, "input.dept")),
         9 => {
@@ -155,7 +196,10 @@ fn policy(dice: &mut Dice) -> (Value, String) {
     for _ in 0..=dice.roll(3) {
         let action = dice.pick(&["allow", "allow", "deny"]);
         let operator = dice.pick(&["and", "or", "not", "nor"]);
-        let criteria: Vec<_> = (0..=dice.roll(3)).map(|_| criterion(dice)).collect();
+        let closes = (action == "deny") != ["not", "nor"].contains(&operator);
+        let criteria: Vec<_> = (0..=dice.roll(3))
+            .map(|_| criterion(dice, closes))
+            .collect();
         let mut terms = Vec::new();
         for criterion in &criteria {
             let name = format!("c{count}");
