@@ -9,11 +9,13 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Writes into nothing once the other end has closed, so that reading says how it ended.
+/// Writes into nothing once the other end has closed, until all that it has said is read: then there is
+/// nothing to wait for, and a tunnel has to end.
 #[derive(Debug)]
 pub(super) struct Heard<S> {
     inner: S,
     closed: bool,
+    read_all: bool,
 }
 
 impl<S> Heard<S> {
@@ -21,6 +23,7 @@ impl<S> Heard<S> {
         Self {
             inner,
             closed: false,
+            read_all: false,
         }
     }
 
@@ -28,10 +31,11 @@ impl<S> Heard<S> {
     fn unless_closed<T>(&mut self, done: io::Result<T>, written: T) -> io::Result<T> {
         match done {
             Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-                ) =>
+                if !self.read_all
+                    && matches!(
+                        error.kind(),
+                        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+                    ) =>
             {
                 self.closed = true;
                 Ok(written)
@@ -47,7 +51,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = ready!(Pin::new(&mut self.inner).poll_read(context, buffer));
+        self.read_all |=
+            read.is_err() || (buffer.filled().len() == before && buffer.remaining() > 0);
+        Poll::Ready(read)
     }
 }
 
@@ -57,7 +65,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.closed {
+        if self.closed && !self.read_all {
             return Poll::Ready(Ok(bytes.len()));
         }
         let written = ready!(Pin::new(&mut self.inner).poll_write(context, bytes));
@@ -70,7 +78,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let all = bytes.iter().map(|slice| slice.len()).sum();
-        if self.closed {
+        if self.closed && !self.read_all {
             return Poll::Ready(Ok(all));
         }
         let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(context, bytes));
@@ -82,7 +90,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.closed {
+        if self.closed && !self.read_all {
             return Poll::Ready(Ok(()));
         }
         let flushed = ready!(Pin::new(&mut self.inner).poll_flush(context));
@@ -91,5 +99,27 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_said_is_heard_and_then_it_ends() {
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let mut ours = Heard::new(ours);
+        theirs.write_all(b"no").await.unwrap();
+        drop(theirs);
+        ours.write_all(b"much").await.unwrap();
+        ours.write_all(b"more").await.unwrap();
+        let mut said = String::new();
+        ours.read_to_string(&mut said).await.unwrap();
+        assert_eq!(said, "no");
+        let error = ours.write_all(b"nobody").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 }
