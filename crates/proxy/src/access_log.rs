@@ -101,6 +101,7 @@ impl Record {
     /// What the request turned out to be for.
     pub(crate) fn request(&mut self, request: &mut crate::request::Request) {
         request.trace = self.span.place();
+        self.method.clone_from(&request.method);
         self.host = Arc::clone(request.target.authority.text());
         match &request.target.form {
             postern_common::route::TargetForm::Resource { path, query } => {

@@ -83,7 +83,7 @@ async fn in_process(
     body: Incoming,
 ) -> Result<Reply, Stop> {
     let mut inner = HttpRequest::new(axum::body::Body::new(body));
-    *inner.method_mut() = head.method.clone();
+    *inner.method_mut() = request.method.clone();
     // What was matched is what is served.
     let path_and_query = request.target.path_and_query();
     *inner.uri_mut() = path_and_query

@@ -24,6 +24,7 @@ use crate::snapshot::Snapshot;
 pub(crate) struct Request {
     pub id: Arc<str>,
     pub received: Instant,
+    /// What the upstream gets: of a WebSocket by extended CONNECT, GET.
     pub method: Method,
     pub target: Target,
     /// The peer of the connection.
@@ -68,13 +69,15 @@ pub(crate) fn read(
     };
     let target = Target::parse(raw, http.path).map_err(|error| refuse_target(&error))?;
     let upgrade = upgrade(head);
+    check_connect(&head.method, &target, upgrade.as_ref())?;
+    let method = method(head, upgrade.as_ref());
     check_connection(&target, client, snapshot)?;
     // A socket for both families tells IPv4 addresses as IPv6 ones.
     let peer = client.peer.ip().to_canonical();
     Ok(Request {
         id,
         received: Instant::now(),
-        method: head.method.clone(),
+        method,
         peer,
         client_address: client_address(&head.headers, peer, http.trusted_hops)?,
         client_certificate: client.certificate.clone(),
@@ -190,6 +193,29 @@ fn check_underscores(headers: &mut HeaderMap, action: UnderscoreHeaders) -> Resu
         headers.remove(name);
     }
     Ok(())
+}
+
+/// A tunnel names its far end and nothing else (RFC 9110 9.3.6); CONNECT with a path is one over
+/// HTTP/2 that names a protocol (RFC 8441).
+fn check_connect(method: &Method, target: &Target, upgrade: Option<&Upgrade>) -> Result<(), Stop> {
+    let extended = upgrade.is_some_and(|upgrade| upgrade.extended);
+    if *method != Method::CONNECT || target.is_tunnel() || extended {
+        return Ok(());
+    }
+    let text = "CONNECT takes a host and a port, and no path";
+    Err(Stop::bad_request("invalid_method", text))
+}
+
+/// By whichever protocol a WebSocket comes, it is the same request to policies, logs and upstreams:
+/// the GET with `Upgrade` that HTTP/1.1 has for it (RFC 6455 4.1).
+fn method(head: &mut Parts, upgrade: Option<&Upgrade>) -> Method {
+    match upgrade {
+        Some(upgrade) if upgrade.extended => {
+            head.headers.insert(UPGRADE, upgrade.token.clone());
+            Method::GET
+        }
+        _ => head.method.clone(),
+    }
 }
 
 /// 421: the connection was opened for a name with another certificate (RFC 9110 15.5.20).

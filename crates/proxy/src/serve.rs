@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures::FutureExt as _;
 use http::header::{CONNECTION, STRICT_TRANSPORT_SECURITY};
-use http::{HeaderValue, Method, Response, StatusCode, Version, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, request::Parts};
 use hyper::body::{Body as _, Incoming};
 use postern_common::authz::CheckRequest;
 use postern_common::lifecycle::Phase;
@@ -164,6 +164,15 @@ fn finish(
     if respond::is_localhost(record.host()) {
         // A browser would keep to HTTPS for whatever else runs on this machine, for a year.
         response.headers_mut().remove(STRICT_TRANSPORT_SECURITY);
+    if head.method == Method::CONNECT && tunnel.is_none() && response.status().is_success() {
+        // To the client it would be a connection to the far end (RFC 9110 9.3.6, RFC 8441 5).
+        let refused = upgrade::refused();
+        let details = refused.details;
+        let id = Arc::clone(&record.id);
+        // In no form whose status is another one than HTTP's.
+        response = refused.into_response(&HeaderMap::new(), id, &snapshot.look);
+        record.answered(response.status(), details, None);
+    }
     }
     if let Ok(mut id) = HeaderValue::try_from(&*record.id) {
         // No two are the same: HPACK's table would only be filled with them (RFC 7541 7.1.3).

@@ -1,5 +1,6 @@
 //! Connections that become something else: WebSocket and other upgrades, and tunnels.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
@@ -55,8 +56,13 @@ pub(crate) fn check(
     if allowed && (!upgrade.extended || token.eq_ignore_ascii_case("websocket")) {
         return Ok(());
     }
+    Err(refused())
+}
+
+/// 403: nothing here takes the connection over.
+pub(crate) fn refused() -> Stop {
     let text = "This address does not allow the connection to be upgraded.";
-    Err(Stop::new(StatusCode::FORBIDDEN, "upgrade_failed", text).grpc(7))
+    Stop::new(StatusCode::FORBIDDEN, "upgrade_failed", text).grpc(7)
 }
 
 /// Whose pages may upgrade connections.
@@ -206,15 +212,46 @@ impl Tunnel {
             match (joined, open.entry().closed()) {
                 (_, Some(why)) => life.record.ended(why.as_str()),
                 (Ok(()), None) => life.record.complete(),
-                (Err(error), None) => life
-                    .record
-                    .cut("upstream_reset_after_response_started", &error),
+                (Err(cut), None) => life.record.cut(cut.details, &cut.error),
             }
         });
     }
 }
 
-/// Copies both ways.
+/// Why a tunnel ended before both ends had said all.
+struct Cut {
+    /// `response-code-details` of the access log.
+    details: &'static str,
+    error: io::Error,
+}
+
+impl Cut {
+    fn client(error: io::Error) -> Self {
+        let details = "downstream_remote_disconnect";
+        Self { details, error }
+    }
+
+    fn upstream(error: io::Error) -> Self {
+        let details = "upstream_reset_after_response_started";
+        Self { details, error }
+    }
+}
+
+/// How one way of a tunnel ended. An end that cannot be read any more has vanished: that ends the other
+/// way too. One that takes nothing (`Ok` with what went wrong) may have said something before.
+type Way = Result<Option<Cut>, Cut>;
+
+async fn pass(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+    to.write_all(bytes).await?;
+    to.flush().await
+}
+
+async fn shut(to: &mut (impl AsyncWrite + Unpin), cut: fn(io::Error) -> Cut) -> Way {
+    Ok(to.shutdown().await.err().map(cut))
+}
+
+/// Copies both ways. An end that has said all may still be told something; that one vanished is not
+/// told to the other one as a good end.
 async fn join<C, U>(
     client: C,
     upstream: U,
@@ -223,7 +260,7 @@ async fn join<C, U>(
     timeouts: &Timeouts,
     core: &Core,
     life: &mut Life,
-) -> io::Result<()>
+) -> Result<(), Cut>
 where
     C: AsyncRead + AsyncWrite,
     U: AsyncRead + AsyncWrite,
@@ -231,7 +268,7 @@ where
     let (mut client_read, mut client_write) = tokio::io::split(client);
     let (mut upstream_read, mut upstream_write) = tokio::io::split(upstream);
     let started = Instant::now();
-    let last = std::cell::Cell::new(started);
+    let last = Cell::new(started);
     let up = async {
         let mut buffer = vec![0; CHUNK];
         loop {
@@ -240,19 +277,20 @@ where
                 why = wait_closed(open) => {
                     if why == Closed::Draining {
                         // The client answers our close frame.
-                        client_read.read(&mut buffer).await?
+                        client_read.read(&mut buffer).await.map_err(Cut::client)?
                     } else {
-                        return upstream_write.shutdown().await;
+                        return shut(&mut upstream_write, Cut::upstream).await;
                     }
                 }
-                n = client_read.read(&mut buffer) => n?,
+                n = client_read.read(&mut buffer) => n.map_err(Cut::client)?,
             };
             last.set(Instant::now());
             let Some(bytes) = buffer.get(..n).filter(|bytes| !bytes.is_empty()) else {
-                return upstream_write.shutdown().await;
+                return shut(&mut upstream_write, Cut::upstream).await;
             };
-            upstream_write.write_all(bytes).await?;
-            upstream_write.flush().await?;
+            if let Err(error) = pass(&mut upstream_write, bytes).await {
+                return Ok(Some(Cut::upstream(error)));
+            }
         }
     };
     let down = async {
@@ -269,9 +307,11 @@ where
                         _ => websocket::POLICY_VIOLATION,
                     };
                     let frame = websocket::close_frame(code, why.as_str());
-                    client_write.write_all(&frame).await?;
+                    if let Err(error) = pass(&mut client_write, &frame).await {
+                        return Ok(Some(Cut::client(error)));
+                    }
                 }
-                return client_write.shutdown().await;
+                return shut(&mut client_write, Cut::client).await;
             }
             let n = tokio::select! {
                 biased;
@@ -279,21 +319,22 @@ where
                     ending = Some(why);
                     continue;
                 }
-                n = upstream_read.read(&mut buffer) => n?,
+                n = upstream_read.read(&mut buffer) => n.map_err(Cut::upstream)?,
             };
             last.set(Instant::now());
             let Some(bytes) = buffer.get(..n).filter(|bytes| !bytes.is_empty()) else {
-                return client_write.shutdown().await;
+                return shut(&mut client_write, Cut::client).await;
             };
-            client_write.write_all(bytes).await?;
-            client_write.flush().await?;
+            if let Err(error) = pass(&mut client_write, bytes).await {
+                return Ok(Some(Cut::client(error)));
+            }
             frames.pass(bytes);
             life.record.sent(n);
         }
     };
     let both = async {
-        let (up, down) = tokio::join!(up, down);
-        up.and(down)
+        let (up, down) = tokio::try_join!(up, down)?;
+        up.or(down).map_or(Ok(()), Err)
     };
     // A side that has nothing more to say must not hold the other for ever once it has to end.
     let must_end = async {
@@ -306,24 +347,29 @@ where
         }
         sleep_until(Instant::now() + limits::TUNNEL_CLOSE).await;
     };
-    let silent = async {
-        let mut alarm = Alarm::default();
-        poll_fn(|cx| {
-            let idle = timeouts.idle.map(|idle| last.get() + idle);
-            let total = timeouts.total.map(|total| started + total);
-            match idle.into_iter().chain(total).min() {
-                None => Poll::Pending,
-                Some(at) => alarm.poll(cx, at),
-            }
-        })
-        .await;
-    };
     tokio::select! {
         biased;
         ended = both => ended,
         () = must_end => Ok(()),
-        () = silent => Err(io::Error::new(io::ErrorKind::TimedOut, "timeout or idle_timeout of the route")),
+        () = silent(timeouts, started, &last) => {
+            let text = "timeout or idle_timeout of the route";
+            Err(Cut::upstream(io::Error::new(io::ErrorKind::TimedOut, text)))
+        }
     }
+}
+
+/// Ends when the tunnel has reached a limit of its route.
+async fn silent(timeouts: &Timeouts, started: Instant, last: &Cell<Instant>) {
+    let mut alarm = Alarm::default();
+    poll_fn(|cx| {
+        let idle = timeouts.idle.map(|idle| last.get() + idle);
+        let total = timeouts.total.map(|total| started + total);
+        match idle.into_iter().chain(total).min() {
+            None => Poll::Pending,
+            Some(at) => alarm.poll(cx, at),
+        }
+    })
+    .await;
 }
 
 async fn wait_closed(open: &Open) -> Closed {

@@ -370,6 +370,11 @@ fn answer(
         ));
     }
     if !respond::has_plain_body(&parts.headers) {
+    let extended = request.upgrade.as_ref().is_some_and(|u| u.extended);
+    if extended && !upgraded && parts.status.is_success() {
+        // To the client it would be the connection that it wanted (RFC 8441 5).
+        return Err(failures::protocol("the upstream did not switch protocols"));
+    }
         return Err(failures::protocol(
             "the upstream answered with a transfer coding other than chunked",
         ));

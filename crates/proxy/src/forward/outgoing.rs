@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use http::header::HOST;
 use http::uri::{PathAndQuery, Scheme as UriScheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
+use http::{HeaderMap, HeaderValue, Request, Uri, Version};
 use postern_common::authz::Allow;
 use postern_common::config::{PassIdentity, UpstreamProtocol};
 use postern_common::route::TargetForm;
@@ -88,10 +88,7 @@ impl Outgoing<'_> {
             upgrade::add_websocket_key(&mut map);
         }
         let mut out = Request::new(body);
-        *out.method_mut() = match &request.upgrade {
-            Some(upgrade) if upgrade.extended => Method::GET,
-            _ => request.method.clone(),
-        };
+        *out.method_mut() = request.method.clone();
         if http2 {
             *out.version_mut() = Version::HTTP_2;
             *out.uri_mut() = self.absolute(&host)?;

@@ -133,6 +133,11 @@ async fn s28_only_upgrades_that_a_route_allows() {
         seen,
         "what was meant for a tunnel is no request"
     );
+    // CONNECT is no way to ask for a page.
+    let page = "CONNECT http://app.corp.test/x HTTP/1.1\r\nHost: app.corp.test\r\n\r\n";
+    let all = raw(&proxy, "app.corp.test", page.as_bytes(), |_| false).await;
+    assert!(all.starts_with("HTTP/1.1 400"), "{all}");
+    assert_eq!(upstream.count(), seen);
 }
 
 #[tokio::test(flavor = "multi_thread")]

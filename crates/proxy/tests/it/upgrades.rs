@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper::ext::Protocol;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use postern_common::authz::{DenyKind, Revisit};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
+use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -24,10 +26,16 @@ use crate::support::proxy::Proxy;
 use crate::support::soon;
 use crate::support::upstream::Upstream;
 
-type Socket =
-    tokio_tungstenite::WebSocketStream<tokio_rustls::client::TlsStream<tokio::net::TcpStream>>;
+type Socket = tokio_tungstenite::WebSocketStream<TlsStream<TcpStream>>;
 
 const HOST: &str = "ws.corp.test";
+
+const WEBSOCKET: &str = "GET /ws HTTP/1.1\r\nHost: ws.corp.test\r\nConnection: Upgrade\r\n\
+    Upgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+    Sec-WebSocket-Version: 13\r\n\r\n";
+
+const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
+    Upgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 async fn setup(authorizer: std::sync::Arc<Scripted>) -> (Upstream, Proxy) {
     let upstream = Upstream::http().await;
@@ -135,34 +143,9 @@ async fn c38_header_case_survives_a_second_try() {
 #[tokio::test(flavor = "multi_thread")]
 async fn c38_websockets_over_http2() {
     let (upstream, proxy) = setup(Scripted::allowing()).await;
-    let stream = tls(&proxy, HOST, "h2").await.unwrap();
-    let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
-        .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
-        .await
-        .unwrap();
-    tokio::spawn(connection);
-    // An answer proves that the settings have come.
-    let plain = Request::get(format!("https://{HOST}/"))
-        .body(Empty::new())
-        .unwrap();
-    assert_eq!(
-        soon("an answer", sender.send_request(plain))
-            .await
-            .unwrap()
-            .status(),
-        StatusCode::OK
-    );
+    let mut sender = over_http2(&proxy).await;
     for _ in 0..10 {
-        let request = Request::builder()
-            .method(Method::CONNECT)
-            .uri(format!("https://{HOST}/ws"))
-            .extension(Protocol::from_static("websocket"))
-            .header("sec-websocket-version", "13")
-            .body(Empty::new())
-            .unwrap();
-        let response = soon("an answer", sender.send_request(request))
-            .await
-            .unwrap();
+        let response = extended(&mut sender, "/ws").await;
         assert_eq!(response.status(), StatusCode::OK);
         let mut io = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
         io.write_all(b"\x81\x82\0\0\0\0hi").await.unwrap();
@@ -172,6 +155,81 @@ async fn c38_websockets_over_http2() {
     }
     assert_eq!(upstream.last().method, "GET");
     assert_eq!(upstream.last().version, http::Version::HTTP_11);
+}
+
+/// HTTP/2, with the settings that allow WebSockets.
+async fn over_http2(proxy: &Proxy) -> http2::SendRequest<Empty<Bytes>> {
+    let stream = tls(proxy, HOST, "h2").await.unwrap();
+    let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    // An answer proves that the settings have come.
+    let plain = Request::get(format!("https://{HOST}/ping"))
+        .body(Empty::new())
+        .unwrap();
+    let answer = soon("an answer", sender.send_request(plain)).await;
+    assert_eq!(answer.unwrap().status(), StatusCode::OK);
+    sender
+}
+
+/// The answer to a WebSocket over HTTP/2.
+async fn extended(sender: &mut http2::SendRequest<Empty<Bytes>>, path: &str) -> Response<Incoming> {
+    let request = Request::builder()
+        .method(Method::CONNECT)
+        .uri(format!("https://{HOST}{path}"))
+        .extension(Protocol::from_static("websocket"))
+        .header("sec-websocket-version", "13")
+        .body(Empty::new())
+        .unwrap();
+    let sent = soon("an answer", sender.send_request(request)).await;
+    sent.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c38_s01_s02_a_websocket_is_the_same_request_by_either_protocol() {
+    let authorizer = Scripted::allowing();
+    let (upstream, proxy) = setup(authorizer.clone()).await;
+    let asked = || {
+        let question = authorizer.last();
+        let upgrade = question.headers["upgrade"].to_str().unwrap().to_owned();
+        (question.method.clone(), question.path.clone(), upgrade)
+    };
+    let mut over_http1 = socket(&proxy, "s1").await;
+    echoes(&mut over_http1, "hi").await;
+    let expected = asked();
+    assert_eq!(expected, (Method::GET, "/ws".into(), "websocket".into()));
+    let mut sender = over_http2(&proxy).await;
+    let answer = extended(&mut sender, "/ws").await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(asked(), expected);
+    assert_eq!(upstream.last().method, "GET");
+
+    // Who may not is told so: a script cannot follow anybody to a page.
+    authorizer.now(|_| {
+        let sign_in_url = Some("https://auth.corp.test/sign_in".to_owned());
+        Ok(deny(DenyKind::Unauthenticated { sign_in_url }))
+    });
+    let answer = extended(&mut sender, "/ws").await;
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(answer.headers()["content-type"], "application/json");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c38_only_a_websocket_is_a_success_over_http2() {
+    let (upstream, proxy) = setup(Scripted::allowing()).await;
+    let mut sender = over_http2(&proxy).await;
+    let answer = extended(&mut sender, "/no-websocket-here").await;
+    assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
+    assert_eq!(upstream.last().target, "/no-websocket-here");
+    // Nor are our own answers one.
+    for path in ["/ping", "/.pomerium/", "/.well-known/pomerium"] {
+        let answer = extended(&mut sender, path).await;
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{path}");
+    }
+    let answer = extended(&mut sender, "/ws").await;
+    assert_eq!(answer.status(), StatusCode::OK, "and it goes on");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,6 +291,112 @@ async fn websockets_need_a_decision_and_the_route_key() {
     assert_eq!(upstream.count(), 0);
 }
 
+/// A tunnel to `db.corp.test:5432`, open.
+async fn tunnel(proxy: &Proxy) -> TlsStream<TcpStream> {
+    let mut stream = tls(proxy, "db.corp.test", "http/1.1").await.unwrap();
+    let head = "CONNECT db.corp.test:5432 HTTP/1.1\r\nHost: db.corp.test:5432\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let head = head_of(&mut stream).await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    stream
+}
+
+/// Up to the empty line, and no byte more.
+async fn head_of(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        let byte = soon("a head", stream.read_u8()).await.unwrap();
+        head.push(char::from(byte));
+    }
+    head
+}
+
+/// Waits for the end of a silent connection, whatever it looks like.
+async fn ends(what: &str, stream: &mut (impl AsyncRead + Unpin)) {
+    let read = soon(what, stream.read(&mut [0; 64])).await;
+    assert!(matches!(read, Ok(0) | Err(_)), "{what}: {read:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c49_c27_what_a_client_held_ends_when_it_vanishes() {
+    let far = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = far.local_addr().unwrap();
+    let routes = format!(
+        "routes:\n- {{from: 'tcp+https://db.corp.test:5432', to: 'tcp://{to}'}}\n\
+         - {{from: 'https://{HOST}', to: 'http://{to}', allow_websockets: true}}\n"
+    );
+    let proxy = Proxy::start(&routes, Scripted::allowing()).await;
+    // A reset, or the end of TCP without that of TLS.
+    for reset in [true, false] {
+        let client = tunnel(&proxy).await;
+        let (mut upstream, _) = soon("a connection", far.accept()).await.unwrap();
+        if reset {
+            client.get_ref().0.set_zero_linger().unwrap();
+        }
+        drop(client);
+        ends("the tunnel", &mut upstream).await;
+
+        let mut client = tls(&proxy, HOST, "http/1.1").await.unwrap();
+        client.write_all(WEBSOCKET.as_bytes()).await.unwrap();
+        let (mut upstream, _) = soon("a connection", far.accept()).await.unwrap();
+        head_of(&mut upstream).await;
+        upstream.write_all(SWITCHED.as_bytes()).await.unwrap();
+        let head = head_of(&mut client).await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        if reset {
+            client.get_ref().0.set_zero_linger().unwrap();
+        }
+        drop(client);
+        ends("the WebSocket", &mut upstream).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c49_c38_what_a_client_holds_ends_when_the_upstream_vanishes() {
+    let authority = crate::support::proxy::Authority::new();
+    let acceptor = tokio_rustls::TlsAcceptor::from(authority.server(&["up.test"], &["http/1.1"]));
+    let (raw, far) = (
+        TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        TcpListener::bind("127.0.0.1:0").await.unwrap(),
+    );
+    let (to_raw, to_far) = (raw.local_addr().unwrap(), far.local_addr().unwrap());
+    let routes = format!(
+        "routes:\n- {{from: 'tcp+https://db.corp.test:5432', to: 'tcp://{to_raw}'}}\n\
+         - {{from: 'https://{HOST}', to: 'https://{to_far}', allow_websockets: true, \
+         tls_skip_verify: true}}\n"
+    );
+    let proxy = Proxy::start(&routes, Scripted::allowing()).await;
+
+    let mut client = tunnel(&proxy).await;
+    let (upstream, _) = soon("a connection", raw.accept()).await.unwrap();
+    upstream.set_zero_linger().unwrap();
+    drop(upstream);
+    ends("the tunnel", &mut client).await;
+
+    for reset in [true, false] {
+        let mut client = tls(&proxy, HOST, "http/1.1").await.unwrap();
+        client.write_all(WEBSOCKET.as_bytes()).await.unwrap();
+        let (upstream, _) = soon("a connection", far.accept()).await.unwrap();
+        let mut upstream = soon("TLS", acceptor.accept(upstream)).await.unwrap();
+        head_of(&mut upstream).await;
+        upstream.write_all(SWITCHED.as_bytes()).await.unwrap();
+        upstream.flush().await.unwrap();
+        let head = head_of(&mut client).await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        // What it said before it vanished arrives.
+        upstream.write_all(b"\x81\x02hi").await.unwrap();
+        upstream.flush().await.unwrap();
+        let mut said = [0; 4];
+        soon("a frame", client.read_exact(&mut said)).await.unwrap();
+        assert_eq!(&said, b"\x81\x02hi");
+        if reset {
+            upstream.get_ref().0.set_zero_linger().unwrap();
+        }
+        drop(upstream);
+        ends("the WebSocket", &mut client).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn c49_tunnels_carry_bytes_and_end_with_their_route() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -250,22 +414,7 @@ async fn c49_tunnels_carry_bytes_and_end_with_their_route() {
     let routes =
         format!("routes:\n- {{from: 'tcp+https://db.corp.test:5432', to: 'tcp://{address}'}}\n");
     let proxy = Proxy::start(&routes, authorizer.clone()).await;
-    let connect = async |host: &str| {
-        let mut stream = tls(&proxy, host, "http/1.1").await.unwrap();
-        let head = "CONNECT db.corp.test:5432 HTTP/1.1\r\nHost: db.corp.test:5432\r\n\r\n";
-        stream.write_all(head.as_bytes()).await.unwrap();
-        let mut answer = [0; 12];
-        soon("an answer", stream.read_exact(&mut answer))
-            .await
-            .unwrap();
-        assert_eq!(&answer, b"HTTP/1.1 200");
-        while !soon("the head", stream.read_u8()).await.unwrap().eq(&b'\n')
-            || stream.read_u8().await.unwrap() != b'\r'
-        {}
-        stream.read_u8().await.unwrap();
-        stream
-    };
-    let mut stream = connect("db.corp.test").await;
+    let mut stream = tunnel(&proxy).await;
     assert_eq!(&*authorizer.last().host, "db.corp.test:5432");
     for text in [b"one", b"two"] {
         stream.write_all(text).await.unwrap();
