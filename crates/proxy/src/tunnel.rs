@@ -56,7 +56,7 @@ pub(crate) async fn open(
     let timeouts = Timeouts {
         total: target.timeout,
         idle: target.idle_timeout,
-        write: None,
+        ..Timeouts::default()
     };
     let tunnel = upgrade::to_tcp(client, stream, permitted.open, timeouts);
     Ok(Reply {

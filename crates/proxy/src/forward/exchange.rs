@@ -5,7 +5,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,12 +15,13 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::headers::{HeaderRules, is_hop_by_hop};
-use crate::alarm::Alarm;
 use crate::limits;
 
 /// What an exchange may take. `None`: no limit.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Timeouts {
+    /// `timeout_read`: from the start of the request to its end.
+    pub read: Option<Duration>,
     /// `timeout`: from the end of the request to the end of the response.
     pub total: Option<Duration>,
     /// `idle_timeout`: no byte either way.
@@ -78,15 +79,8 @@ pub(crate) struct Progress {
     started: Instant,
     request_done: Cell<Option<Instant>>,
     last_byte: Cell<Instant>,
-    failure: Cell<Option<RequestFailure>>,
+    broken_off: Cell<bool>,
     waker: RefCell<Option<Waker>>,
-}
-
-/// Why the client's body did not arrive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RequestFailure {
-    TooSlow,
-    Broken,
 }
 
 impl Progress {
@@ -96,7 +90,7 @@ impl Progress {
             started,
             request_done: Cell::new((!has_body).then_some(now)),
             last_byte: Cell::new(now),
-            failure: Cell::new(None),
+            broken_off: Cell::new(false),
             waker: RefCell::new(None),
         })
     }
@@ -106,8 +100,9 @@ impl Progress {
         self.last_byte.set(Instant::now());
     }
 
-    pub(crate) fn request_failure(&self) -> Option<RequestFailure> {
-        self.failure.get()
+    /// The client broke off its request.
+    pub(crate) fn request_is_broken_off(&self) -> bool {
+        self.broken_off.get()
     }
 
     pub(crate) fn request_is_done(&self) -> bool {
@@ -116,14 +111,15 @@ impl Progress {
 
     /// The next limit that would be reached if nothing happened.
     pub(crate) fn deadline(&self, timeouts: &Timeouts) -> Option<(Instant, TimedOut)> {
-        let total = self
-            .request_done
-            .get()
-            .zip(timeouts.total)
-            .map(|(done, t)| done + t);
+        // Whoever is to blame for it, the client or an upstream that takes nothing.
+        let (read, total) = match self.request_done.get() {
+            None => (timeouts.read.map(|t| self.started + t), None),
+            Some(done) => (None, timeouts.total.map(|t| done + t)),
+        };
         let idle = timeouts.idle.map(|t| self.last_byte.get() + t);
         let write = timeouts.write.map(|t| self.started + t);
         [
+            (read, TimedOut::Read),
             (total, TimedOut::Total),
             (idle, TimedOut::Idle),
             (write, TimedOut::Write),
@@ -157,8 +153,8 @@ impl Progress {
         }
     }
 
-    fn fail(&self, failure: RequestFailure) {
-        self.failure.set(Some(failure));
+    fn break_off(&self) {
+        self.broken_off.set(true);
         self.wake();
     }
 }
@@ -168,9 +164,6 @@ impl Progress {
 pub(crate) struct RequestBody {
     incoming: Option<Incoming>,
     progress: Rc<Progress>,
-    /// `timeout_read`
-    deadline: Option<Instant>,
-    alarm: Alarm,
     trailers: Trailers,
 }
 
@@ -183,18 +176,11 @@ pub(crate) enum Trailers {
 }
 
 impl RequestBody {
-    pub(crate) fn new(
-        incoming: Incoming,
-        progress: Rc<Progress>,
-        deadline: Option<Instant>,
-        trailers: Trailers,
-    ) -> Self {
+    pub(crate) fn new(incoming: Incoming, progress: Rc<Progress>, trailers: Trailers) -> Self {
         let incoming = (!incoming.is_end_stream()).then_some(incoming);
         Self {
             incoming,
             progress,
-            deadline,
-            alarm: Alarm::default(),
             trailers,
         }
     }
@@ -203,8 +189,6 @@ impl RequestBody {
         Self {
             incoming: None,
             progress,
-            deadline: None,
-            alarm: Alarm::default(),
             trailers: Trailers::Drop,
         }
     }
@@ -227,14 +211,11 @@ impl RequestBody {
 
 /// The client's request ended early; the upstream must not take what came for all of it.
 #[derive(Debug)]
-pub(crate) struct RequestCut(RequestFailure);
+pub(crate) struct RequestCut;
 
 impl fmt::Display for RequestCut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0 {
-            RequestFailure::TooSlow => "the client did not finish its request within timeout_read",
-            RequestFailure::Broken => "the client broke off its request",
-        })
+        f.write_str("the client broke off its request")
     }
 }
 
@@ -252,21 +233,7 @@ impl HttpBody for RequestBody {
         let Some(incoming) = &mut this.incoming else {
             return Poll::Ready(None);
         };
-        let frame = match Pin::new(&mut *incoming).poll_frame(cx) {
-            Poll::Ready(frame) => frame,
-            Poll::Pending => {
-                let late = this
-                    .deadline
-                    .is_some_and(|at| this.alarm.poll(cx, at).is_ready());
-                if !late {
-                    return Poll::Pending;
-                }
-                this.incoming = None;
-                this.progress.fail(RequestFailure::TooSlow);
-                return Poll::Ready(Some(Err(RequestCut(RequestFailure::TooSlow))));
-            }
-        };
-        match frame {
+        match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
             Some(Ok(frame)) => {
                 this.progress.byte();
                 if incoming.is_end_stream() {
@@ -282,8 +249,8 @@ impl HttpBody for RequestBody {
             }
             Some(Err(_)) => {
                 this.incoming = None;
-                this.progress.fail(RequestFailure::Broken);
-                Poll::Ready(Some(Err(RequestCut(RequestFailure::Broken))))
+                this.progress.break_off();
+                Poll::Ready(Some(Err(RequestCut)))
             }
             None => {
                 this.incoming = None;
@@ -311,6 +278,7 @@ mod tests {
     #[test]
     fn c39_limits_run_from_where_their_keys_say() {
         let timeouts = Timeouts {
+            read: Some(Duration::from_secs(400)),
             total: Some(Duration::from_secs(30)),
             idle: Some(Duration::from_secs(300)),
             write: None,
@@ -320,6 +288,11 @@ mod tests {
         progress.last_byte.set(start);
         let idle = progress.deadline(&timeouts).unwrap();
         assert_eq!(idle, (start + Duration::from_secs(300), TimedOut::Idle));
+        // Bytes that go by do not put off the end of a request.
+        let later = start + Duration::from_secs(200);
+        progress.last_byte.set(later);
+        let read = progress.deadline(&timeouts).unwrap();
+        assert_eq!(read, (start + Duration::from_secs(400), TimedOut::Read));
         progress
             .request_done
             .set(Some(start + Duration::from_secs(10)));

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use super::exchange::{RequestFailure, TimedOut};
+use super::exchange::TimedOut;
 use crate::open::Closed;
 use crate::refuse::Stop;
 
@@ -46,15 +46,10 @@ pub(super) fn timed_out(which: TimedOut, request_done: bool) -> Stop {
     Stop::new(status, which.details(), text).grpc(4)
 }
 
-/// The client's own request ended badly.
-pub(super) fn of_request(failure: RequestFailure) -> Stop {
-    match failure {
-        RequestFailure::TooSlow => timed_out(TimedOut::Read, false),
-        RequestFailure::Broken => Stop::bad_request(
-            "downstream_remote_disconnect",
-            "The request ended before its end.",
-        ),
-    }
+/// The client's own request ended early.
+pub(super) fn broken_off() -> Stop {
+    let text = "The request ended before its end.";
+    Stop::bad_request("downstream_remote_disconnect", text)
 }
 
 pub(super) fn withdrawn(why: Closed) -> Stop {

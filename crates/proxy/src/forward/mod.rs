@@ -28,7 +28,7 @@ use postern_common::authz::SessionSummary;
 use postern_common::config::{ErrorDetails, PathMatcher, RouteTarget, UpstreamTarget};
 use postern_common::telemetry::trace::{Kind, Span};
 
-use self::exchange::{Progress, RequestBody, RequestFailure, TimedOut, Timeouts, Trailers};
+use self::exchange::{Progress, RequestBody, TimedOut, Timeouts, Trailers};
 use self::headers::Receiver;
 use self::outgoing::Outgoing;
 use self::retry::Silence;
@@ -248,8 +248,8 @@ async fn proxied(
             Err(NoHead::Send(mut error)) => {
                 let unsent = taken_back(&mut error, &mut extensions);
                 let error = error.into_error();
-                if let Some(failure) = progress.request_failure() {
-                    return Err(failures::of_request(failure));
+                if progress.request_is_broken_off() {
+                    return Err(failures::broken_off());
                 }
                 // What was not sent may go elsewhere; what was, only if it may be done twice.
                 let twice = lease.reused && may_repeat;
@@ -267,7 +267,7 @@ async fn proxied(
                 }
                 return Err(failures::timed_out(which, progress.request_is_done()));
             }
-            Err(NoHead::RequestFailed(failure)) => return Err(failures::of_request(failure)),
+            Err(NoHead::BrokenOff) => return Err(failures::broken_off()),
             Err(NoHead::Closed(why)) => return Err(failures::withdrawn(why)),
         }
     }
@@ -306,7 +306,8 @@ fn taken_back(
 enum NoHead {
     Send(Box<TrySendError<Request<RequestBody>>>),
     TimedOut(TimedOut),
-    RequestFailed(RequestFailure),
+    /// The client's own request ended early.
+    BrokenOff,
     Closed(Closed),
     Silent(Silence),
 }
@@ -334,8 +335,8 @@ async fn head(
             return Poll::Ready(Err(NoHead::Silent(silence)));
         }
         progress.wake_me(cx);
-        if let Some(failure) = progress.request_failure() {
-            return Poll::Ready(Err(NoHead::RequestFailed(failure)));
+        if progress.request_is_broken_off() {
+            return Poll::Ready(Err(NoHead::BrokenOff));
         }
         if let Some((at, which)) = progress.deadline(timeouts)
             && alarm.poll(cx, at).is_ready()
@@ -369,12 +370,12 @@ fn answer(
             "the upstream switched protocols without being asked",
         ));
     }
-    if !respond::has_plain_body(&parts.headers) {
     let extended = request.upgrade.as_ref().is_some_and(|u| u.extended);
     if extended && !upgraded && parts.status.is_success() {
         // To the client it would be the connection that it wanted (RFC 8441 5).
         return Err(failures::protocol("the upstream did not switch protocols"));
     }
+    if !respond::has_plain_body(&parts.headers) {
         return Err(failures::protocol(
             "the upstream answered with a transfer coding other than chunked",
         ));
@@ -433,14 +434,12 @@ fn request_body(
     request: &crate::request::Request,
     progress: &Rc<Progress>,
 ) -> RequestBody {
-    let limit = snapshot.config.http.timeout_read;
-    let deadline = (limit > Duration::ZERO).then(|| request.received + limit);
     let trailers = if request.grpc {
         Trailers::Pass(Arc::clone(&snapshot.headers))
     } else {
         Trailers::Drop
     };
-    RequestBody::new(body, Rc::clone(progress), deadline, trailers)
+    RequestBody::new(body, Rc::clone(progress), trailers)
 }
 
 fn timeouts(
@@ -449,7 +448,8 @@ fn timeouts(
     request: &crate::request::Request,
     headers: &HeaderMap,
 ) -> Timeouts {
-    let write = snapshot.config.http.timeout_write;
+    let http = &snapshot.config.http;
+    let limit = |duration: Duration| (duration > Duration::ZERO).then_some(duration);
     // An upgrade lives as long as it likes, unless the route's own key says otherwise; loading
     // has already turned the default off where upgrades are allowed.
     let grpc = request
@@ -462,9 +462,10 @@ fn timeouts(
         (total, grpc) => total.or(grpc),
     };
     Timeouts {
+        read: limit(http.timeout_read),
         total,
         idle: target.idle_timeout,
-        write: (write > Duration::ZERO).then_some(write),
+        write: limit(http.timeout_write),
     }
 }
 

@@ -512,6 +512,34 @@ async fn c25_other_sites_read_refusals_where_they_read_answers() {
     let proxy = Proxy::start(&route(&upstream, keys), authorizer).await;
     let headers = [
         ("sec-fetch-mode", "cors"),
+#[tokio::test(flavor = "multi_thread")]
+async fn c39_a_request_that_nobody_takes_ends_in_time_too() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let routes = format!(
+        "timeout_read: 300ms\nroutes:\n- {{from: 'https://app.corp.test', to: 'http://{}'}}\n",
+        listener.local_addr().unwrap()
+    );
+    let proxy = Proxy::start(&routes, Scripted::allowing()).await;
+    let mut client = Http2::open(&proxy, "app.corp.test").await;
+    let empty = request2(
+        Method::POST,
+        "app.corp.test",
+        "/",
+        &[("accept", "application/json")],
+    );
+    let body = client::full(vec![b'x'; 32 * 1024 * 1024]);
+    let upload = Request::from_parts(empty.into_parts().0, body);
+    // It is accepted, and never read.
+    let (answer, _upstream) = tokio::join!(client.send(upload), listener.accept());
+    let answer = read(answer.unwrap()).await.unwrap();
+    assert_eq!(answer.status, StatusCode::REQUEST_TIMEOUT);
+    assert!(
+        answer.body.contains("request_overall_timeout"),
+        "{}",
+        answer.body
+    );
+}
+
         ("origin", "https://spa.corp.test"),
     ];
     let answer = get(&proxy, "app.corp.test", "/", &headers).await;
