@@ -220,6 +220,11 @@ impl Watch {
 impl Drop for Watch {
     /// Whoever reset the stream could not say why here.
     fn drop(&mut self) {
+        if let (Some(exchange), Some(life)) = (&self.exchange, &self.life)
+            && exchange.progress.request_is_done()
+        {
+            life.active.request_is_read();
+        }
         if let (Some(open), Some(life)) = (&self.open, &mut self.life)
             && let Some(why @ Closed::TimedOut(_)) = open.entry().closed()
         {

@@ -12,7 +12,7 @@ use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
@@ -20,6 +20,7 @@ use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use crate::alarm::Alarm;
 use crate::limits;
 
 /// What a client's connection is doing. Times are milliseconds since `epoch`, so that they fit
@@ -41,7 +42,7 @@ pub(crate) struct Activity {
     withdrawn_since: AtomicU64,
     /// Nothing of the last answer waits in hyper, and nothing of the last request.
     flushed: AtomicBool,
-    bodyless: AtomicBool,
+    request_read: AtomicBool,
     /// hyper's buffers have been given back.
     rests: AtomicBool,
     /// Of the task that watches the deadline.
@@ -86,7 +87,7 @@ impl Activity {
             withdrawn: AtomicU32::new(0),
             withdrawn_since: AtomicU64::new(0),
             flushed: AtomicBool::new(true),
-            bodyless: AtomicBool::new(true),
+            request_read: AtomicBool::new(true),
             rests: AtomicBool::new(false),
             watcher: AtomicWaker::new(),
             heads: !http2,
@@ -135,9 +136,10 @@ impl Activity {
         }
     }
 
-    /// A head is complete. The guard ends with the last byte of the answer.
-    pub(crate) fn request(self: &Arc<Self>, bodyless: bool) -> Active {
-        self.bodyless.store(bodyless, Ordering::Relaxed);
+    /// A head is complete. `whole`: and nothing follows it. The guard ends with the last byte of the
+    /// answer.
+    pub(crate) fn request(self: &Arc<Self>, whole: bool) -> Active {
+        self.request_read.store(whole, Ordering::Relaxed);
         self.head_since.store(0, Ordering::Relaxed);
         self.active.fetch_add(1, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
@@ -146,12 +148,18 @@ impl Activity {
         }
     }
 
-    /// Whether all that hyper holds of an idle connection is room. After a request with a body it
-    /// is kept: hyper may be waiting for what the answer did not need.
+    /// Whether the client may still be sending what nobody reads.
+    fn is_sending(&self) -> bool {
+        let request_read = self.request_read.load(Ordering::Relaxed);
+        self.heads && (!request_read || self.head_since.load(Ordering::Relaxed) != 0)
+    }
+
+    /// Whether all that hyper holds of an idle connection is room. After a request that was not read
+    /// to its end it is kept: hyper may be waiting for what the answer did not need.
     fn may_rest(&self) -> bool {
         self.heads
             && self.flushed.load(Ordering::Relaxed)
-            && self.bodyless.load(Ordering::Relaxed)
+            && self.request_read.load(Ordering::Relaxed)
             && !self.rests.load(Ordering::Relaxed)
     }
 
@@ -211,6 +219,11 @@ impl Active {
     pub(crate) fn activity(&self) -> &Arc<Activity> {
         &self.activity
     }
+
+    /// The request has been read to its last byte.
+    pub(crate) fn request_is_read(&self) {
+        self.activity.request_read.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Active {
@@ -227,6 +240,43 @@ pub(crate) struct Guarded<S> {
     inner: S,
     first: Bytes,
     activity: Arc<Activity>,
+    /// Once nothing more is written, and where it is needed.
+    lingering: Option<Box<Lingering>>,
+}
+
+/// A connection is closed in stages (RFC 9112 9.6): to close it while bytes arrive would reset it, and
+/// the client could lose the answer that it has not read yet.
+#[derive(Debug)]
+struct Lingering {
+    until: Instant,
+    alarm: Alarm,
+    /// Bytes that may still come.
+    left: usize,
+    buffer: Vec<u8>,
+}
+
+impl Lingering {
+    fn new() -> Self {
+        Self {
+            until: Instant::now() + limits::LINGER,
+            alarm: Alarm::default(),
+            left: limits::LINGER_BYTES,
+            buffer: vec![0; limits::LINGER_READ],
+        }
+    }
+
+    /// Reads until the client has closed too, or has had its chance.
+    fn poll(&mut self, io: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>) -> Poll<()> {
+        while self.left > 0 && self.alarm.poll(cx, self.until).is_pending() {
+            let mut buf = ReadBuf::new(&mut self.buffer);
+            let read = ready!(Pin::new(&mut *io).poll_read(cx, &mut buf));
+            if read.is_err() || buf.filled().is_empty() {
+                break;
+            }
+            self.left = self.left.saturating_sub(buf.filled().len());
+        }
+        Poll::Ready(())
+    }
 }
 
 impl<S> Guarded<S> {
@@ -235,6 +285,7 @@ impl<S> Guarded<S> {
             inner,
             first,
             activity,
+            lingering: None,
         }
     }
 }
@@ -274,7 +325,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -313,7 +364,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // The goodbye must not be forgotten.
         self.activity.flushed.store(false, Ordering::Relaxed);
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        let this = &mut *self;
+        if this.lingering.is_none() {
+            ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
+            if !this.activity.is_sending() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let lingering = this
+            .lingering
+            .get_or_insert_with(|| Box::new(Lingering::new()));
+        lingering.poll(&mut this.inner, cx).map(Ok)
     }
 }
 
@@ -407,6 +468,10 @@ mod tests {
         assert!(!rests(), "a request runs");
         drop(with_body);
         assert!(!rests(), "its body may still be coming");
+        let with_body = activity.request(false);
+        with_body.request_is_read();
+        drop(with_body);
+        assert!(rests(), "all of it has come");
         drop(activity.request(true));
         assert!(rests());
         server.write_all(b"full").await.unwrap();
@@ -419,6 +484,53 @@ mod tests {
         drop(activity.request(true));
         server.shutdown().await.unwrap();
         assert!(!rests(), "it is about to end");
+    }
+
+    #[tokio::test]
+    async fn s32_what_is_still_being_sent_is_read_before_the_end() {
+        let activity = Arc::new(Activity::new(false));
+        let shut = |whole: bool| {
+            let (client, server) = tokio::io::duplex(4);
+            let mut server = Guarded::new(server, Bytes::new(), Arc::clone(&activity));
+            drop(activity.request(whole));
+            (client, async move { server.shutdown().await })
+        };
+        let (mut client, ending) = shut(false);
+        let sending = async move {
+            client.write_all(&[b'x'; 4096]).await.unwrap();
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).await.unwrap();
+        };
+        let (ended, ()) = tokio::join!(ending, sending);
+        ended.unwrap();
+
+        // Nothing is waited for where all has been read.
+        let (_client, ending) = shut(true);
+        assert!(futures::poll!(std::pin::pin!(ending)).is_ready());
+        // A head that was begun counts, too.
+        let (_client, ending) = shut(true);
+        activity.bytes_arrived();
+        assert!(futures::poll!(std::pin::pin!(ending)).is_pending());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn s30_what_is_still_being_sent_is_read_for_a_while_only() {
+        let activity = Arc::new(Activity::new(false));
+        let (mut client, server) = tokio::io::duplex(64 * 1024);
+        let mut server = Guarded::new(server, Bytes::new(), Arc::clone(&activity));
+        drop(activity.request(false));
+        let before = Instant::now();
+        server.shutdown().await.unwrap();
+        assert_eq!(before.elapsed().as_secs(), limits::LINGER.as_secs());
+
+        server.lingering = None;
+        let before = Instant::now();
+        let sending = async { while client.write_all(&[b'x'; 4096]).await.is_ok() {} };
+        tokio::select! {
+            ended = server.shutdown() => ended.unwrap(),
+            () = sending => {}
+        }
+        assert!(before.elapsed() < limits::LINGER, "there is a bound");
     }
 
     #[tokio::test]

@@ -157,8 +157,10 @@ mod tests {
 
     fn setup() -> (DuplexStream, Pin<Box<dyn Conversation>>) {
         let (client, server) = tokio::io::duplex(4096);
-        let io = Guarded::new(server, Bytes::new(), Arc::new(Activity::new(false)));
-        let service = service_fn(|request: Request<Incoming>| {
+        let activity = Arc::new(Activity::new(false));
+        let io = Guarded::new(server, Bytes::new(), Arc::clone(&activity));
+        let service = service_fn(move |request: Request<Incoming>| {
+            drop(activity.request(true));
             let asked = format!("{} {}", request.method(), request.uri());
             std::future::ready(Ok(Response::new(Body::full(asked))))
         });

@@ -16,6 +16,15 @@ pub(crate) const REST: Duration = Duration::from_secs(1);
 /// How long a connection may take to end after an idle client was told to go.
 pub(crate) const GOODBYE: Duration = Duration::from_secs(2);
 
+/// How long a client that still sends what nobody needs is read from, so that it can read its answer.
+pub(crate) const LINGER: Duration = Duration::from_secs(1);
+
+/// How much of that is read.
+pub(crate) const LINGER_BYTES: usize = 4 * 1024 * 1024;
+
+/// How much of it at once.
+pub(crate) const LINGER_READ: usize = 16 * 1024;
+
 /// Bytes of a request's head: beyond, HTTP/1.1 answers 431 and HTTP/2 refuses the stream. Fields
 /// are at most 100, hyper's own limit: a larger one costs an allocation for each request.
 pub(crate) const HEAD_BYTES: usize = 128 * 1024;

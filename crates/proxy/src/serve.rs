@@ -48,7 +48,9 @@ pub(crate) async fn serve(
     client: Rc<Client>,
     raw: http::Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let active = client.activity.request(raw.body().is_end_stream());
+    // What follows CONNECT is no body, and comes all the same.
+    let whole = raw.body().is_end_stream() && *raw.method() != Method::CONNECT;
+    let active = client.activity.request(whole);
     let busy = core.shared.lifecycle.busy();
     let snapshot = core.snapshot();
     let (mut head, body) = raw.into_parts();
@@ -88,8 +90,15 @@ pub(crate) async fn serve(
         _busy: busy,
     };
     match tunnel {
-        None => Ok(response.map(|body| body.with_life(life))),
+        None => {
+            if head.method == Method::CONNECT {
+                upgrade::decline(&core, upgrade::of_client(&mut head.extensions));
+            }
+            Ok(response.map(|body| body.with_life(life)))
+        }
         Some(tunnel) => {
+            // What comes from now on is for the far end.
+            life.active.request_is_read();
             tunnel.spawn(&core, life);
             Ok(response)
         }
@@ -155,15 +164,6 @@ fn finish(
             (response, Headers::Global, None)
         }
     };
-    if headers == Headers::Global {
-        respond::set(
-            response.headers_mut(),
-            &snapshot.config.http.set_response_headers,
-        );
-    }
-    if respond::is_localhost(record.host()) {
-        // A browser would keep to HTTPS for whatever else runs on this machine, for a year.
-        response.headers_mut().remove(STRICT_TRANSPORT_SECURITY);
     if head.method == Method::CONNECT && tunnel.is_none() && response.status().is_success() {
         // To the client it would be a connection to the far end (RFC 9110 9.3.6, RFC 8441 5).
         let refused = upgrade::refused();
@@ -173,6 +173,15 @@ fn finish(
         response = refused.into_response(&HeaderMap::new(), id, &snapshot.look);
         record.answered(response.status(), details, None);
     }
+    if headers == Headers::Global {
+        respond::set(
+            response.headers_mut(),
+            &snapshot.config.http.set_response_headers,
+        );
+    }
+    if respond::is_localhost(record.host()) {
+        // A browser would keep to HTTPS for whatever else runs on this machine, for a year.
+        response.headers_mut().remove(STRICT_TRANSPORT_SECURITY);
     }
     if let Ok(mut id) = HeaderValue::try_from(&*record.id) {
         // No two are the same: HPACK's table would only be filled with them (RFC 7541 7.1.3).

@@ -16,7 +16,7 @@ use postern_common::config::{Route, SameSite};
 use postern_common::lifecycle::Phase;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::alarm::Alarm;
 use crate::body::Life;
@@ -102,6 +102,18 @@ pub(crate) fn of_client(extensions: &mut Extensions) -> OnUpgrade {
     let upgrade = hyper::upgrade::on(&mut carrier);
     std::mem::swap(carrier.extensions_mut(), extensions);
     upgrade
+}
+
+/// For CONNECT that comes to nothing: hyper lets go of the connection all the same, and it has to be
+/// closed like any other.
+pub(crate) fn decline(core: &Core, client: OnUpgrade) {
+    core.tasks.spawn_local(async move {
+        if let Ok(client) = client.await {
+            let mut client = TokioIo::new(client);
+            // Whether the client heard of it changes nothing.
+            let _ = timeout(limits::GOODBYE, client.shutdown()).await;
+        }
+    });
 }
 
 /// A WebSocket by extended CONNECT has no key; over HTTP/1.1 the upstream needs one.

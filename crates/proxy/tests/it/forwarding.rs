@@ -111,6 +111,65 @@ async fn an_answer_that_comes_before_the_whole_request_reaches_the_client() {
     }
 }
 
+/// Over HTTP/1.1 nothing but the end of the connection tells a client to stop. A reset would take the
+/// answer with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn s32_a_client_that_is_still_sending_reads_its_answer() {
+    const SIZE: usize = 1024 * 1024;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let authorizer = Scripted::new(|request| match &*request.path {
+        "/401" => Ok(deny(DenyKind::Unauthenticated { sign_in_url: None })),
+        "/503" => Err(AuthorizeError::Unreachable {
+            reason: "x".to_owned(),
+        }),
+        _ => Ok(allow("s1", &[])),
+    });
+    let routes = format!(
+        "routes:\n- {{from: 'https://app.corp.test', to: 'http://{}'}}\n",
+        listener.local_addr().unwrap()
+    );
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut some = [0; 1024];
+            let _ = stream.read(&mut some).await.unwrap();
+            let answer = b"HTTP/1.1 413 Too Large\r\ncontent-length: 4\r\n\r\nbig!";
+            stream.write_all(answer).await.unwrap();
+        }
+    });
+    let proxy = Proxy::start(&routes, authorizer).await;
+    let host = "app.corp.test";
+    let post = |status: &str| format!("POST /{status} HTTP/1.1\r\nHost: {host}\r\n");
+    let length = format!("Content-Length: {SIZE}\r\n\r\n");
+    for (status, head) in [
+        ("401", post("401") + &length),
+        ("503", post("503") + &length),
+        ("413", post("413") + "Connection: close\r\n" + &length),
+        (
+            "404",
+            format!("CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n"),
+        ),
+        ("431", post("431") + "X-Long: "),
+    ] {
+        for _ in 0..5 {
+            let mut stream = client::tls(&proxy, host, "http/1.1").await.unwrap();
+            let sent = [head.as_bytes(), &vec![b'x'; SIZE]].concat();
+            let sending = soon("all of it is taken", stream.write_all(&sent)).await;
+            sending.unwrap_or_else(|error| panic!("{status}: {error}"));
+            let mut answer = Vec::new();
+            let read = soon(
+                &format!("the end of {status}"),
+                stream.read_to_end(&mut answer),
+            )
+            .await;
+            read.unwrap_or_else(|error| panic!("{status}: {error}"));
+            let answer = String::from_utf8_lossy(&answer);
+            let expected = format!("HTTP/1.1 {status}");
+            assert!(answer.starts_with(&expected), "{answer}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn s01_nothing_reaches_an_upstream_without_an_allow() {
     let upstream = Upstream::http().await;
@@ -440,6 +499,34 @@ async fn c39_time_limits_say_which_key_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn c39_a_request_that_nobody_takes_ends_in_time_too() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let routes = format!(
+        "timeout_read: 300ms\nroutes:\n- {{from: 'https://app.corp.test', to: 'http://{}'}}\n",
+        listener.local_addr().unwrap()
+    );
+    let proxy = Proxy::start(&routes, Scripted::allowing()).await;
+    let mut client = Http2::open(&proxy, "app.corp.test").await;
+    let empty = request2(
+        Method::POST,
+        "app.corp.test",
+        "/",
+        &[("accept", "application/json")],
+    );
+    let body = client::full(vec![b'x'; 32 * 1024 * 1024]);
+    let upload = Request::from_parts(empty.into_parts().0, body);
+    // It is accepted, and never read.
+    let (answer, _upstream) = tokio::join!(client.send(upload), listener.accept());
+    let answer = read(answer.unwrap()).await.unwrap();
+    assert_eq!(answer.status, StatusCode::REQUEST_TIMEOUT);
+    assert!(
+        answer.body.contains("request_overall_timeout"),
+        "{}",
+        answer.body
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn redirects_and_fixed_responses_need_a_decision_too() {
     let authorizer = Scripted::allowing();
     let routes = "routes:\n\
@@ -512,34 +599,6 @@ async fn c25_other_sites_read_refusals_where_they_read_answers() {
     let proxy = Proxy::start(&route(&upstream, keys), authorizer).await;
     let headers = [
         ("sec-fetch-mode", "cors"),
-#[tokio::test(flavor = "multi_thread")]
-async fn c39_a_request_that_nobody_takes_ends_in_time_too() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let routes = format!(
-        "timeout_read: 300ms\nroutes:\n- {{from: 'https://app.corp.test', to: 'http://{}'}}\n",
-        listener.local_addr().unwrap()
-    );
-    let proxy = Proxy::start(&routes, Scripted::allowing()).await;
-    let mut client = Http2::open(&proxy, "app.corp.test").await;
-    let empty = request2(
-        Method::POST,
-        "app.corp.test",
-        "/",
-        &[("accept", "application/json")],
-    );
-    let body = client::full(vec![b'x'; 32 * 1024 * 1024]);
-    let upload = Request::from_parts(empty.into_parts().0, body);
-    // It is accepted, and never read.
-    let (answer, _upstream) = tokio::join!(client.send(upload), listener.accept());
-    let answer = read(answer.unwrap()).await.unwrap();
-    assert_eq!(answer.status, StatusCode::REQUEST_TIMEOUT);
-    assert!(
-        answer.body.contains("request_overall_timeout"),
-        "{}",
-        answer.body
-    );
-}
-
         ("origin", "https://spa.corp.test"),
     ];
     let answer = get(&proxy, "app.corp.test", "/", &headers).await;
