@@ -5,6 +5,7 @@ use std::sync::Arc;
 use postern_common::config::{Config, SameSite};
 use postern_common::crypto::keys::SecretKey;
 use postern_common::web::cookie::Scope;
+use postern_common::web::cookie::suffix;
 use postern_common::web::page::Look;
 use postern_common::web::redirect::Targets;
 use postern_identity::{HttpClient, ProviderSettings, Providers};
@@ -56,9 +57,9 @@ impl Snapshot {
             targets: Targets::of(&config),
             look: Look::new(&config.branding),
             cookies: Cookies {
-                session: format!("{name}_authenticate"),
-                csrf: format!("{name}_csrf"),
-                signed_out: format!("{name}_signed_out_redirect_uri"),
+                session: format!("{name}{}", suffix::AUTHENTICATE),
+                csrf: format!("{name}{}", suffix::CSRF),
+                signed_out: format!("{name}{}", suffix::SIGNED_OUT),
             },
             internal: internal.filter(|internal| *internal != external),
             external,

@@ -16,9 +16,9 @@ use postern_common::lifecycle::Busy;
 use crate::access_log::Record;
 use crate::connection::Client;
 use crate::forward::exchange::{Progress, TimedOut, Timeouts};
-use crate::forward::headers::is_hop_by_hop;
 use crate::guarded::Active;
 use crate::open::{Closed, Open};
+use crate::respond;
 use crate::upstream::pool::Lease;
 
 /// What goes to a client.
@@ -323,12 +323,12 @@ impl Body {
         match frame.into_trailers() {
             Err(data) => data,
             Ok(mut trailers) => {
-                let hop: Vec<_> = trailers
+                let forbidden: Vec<_> = trailers
                     .keys()
-                    .filter(|n| is_hop_by_hop(n))
+                    .filter(|n| !respond::may_trail(n))
                     .cloned()
                     .collect();
-                for name in hop {
+                for name in forbidden {
                     trailers.remove(name);
                 }
                 Frame::trailers(trailers)

@@ -1,8 +1,9 @@
 //! The headers of an answer. Pure.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, SET_COOKIE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, SET_COOKIE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use postern_common::config::ResponseHeaders;
+use postern_common::web::credentials::OwnNames;
 
 use crate::forward::headers::{is_hop_by_hop, nominated};
 
@@ -27,8 +28,8 @@ pub(crate) fn has_plain_body(headers: &HeaderMap) -> bool {
 }
 
 /// Takes out of an upstream's answer what is between the two of us, and what it must not say.
-/// `own_cookies`: the beginning of cookie names that no upstream sets; authenticate does.
-pub(crate) fn clean(headers: &mut HeaderMap, own_cookies: Option<&str>, upgraded: bool) {
+/// `own`: names that no upstream sets; authenticate does.
+pub(crate) fn clean(headers: &mut HeaderMap, own: Option<&OwnNames>, upgraded: bool) {
     let upgrade = headers.get(UPGRADE).filter(|_| upgraded).cloned();
     if headers.contains_key(CONNECTION) || headers.contains_key(TRANSFER_ENCODING) || upgraded {
         let named: Vec<String> = nominated(headers).into_iter().map(str::to_owned).collect();
@@ -46,13 +47,20 @@ pub(crate) fn clean(headers: &mut HeaderMap, own_cookies: Option<&str>, upgraded
         .cloned()
         .collect();
     for name in hop {
-        headers.remove(name);
+        let announced = if name == TRAILER {
+            announced(headers)
+        } else {
+            None
+        };
+        headers.remove(&name);
+        // HTTP/1.1 carries only trailers that were announced.
+        headers.extend(announced.map(|names| (name, names)));
     }
-    if let Some(cookie_name) = own_cookies {
+    if let Some(own) = own {
         for name in OURS {
             headers.remove(name);
         }
-        remove_own_cookies(headers, cookie_name);
+        remove_own_cookies(headers, own);
     }
     if let Some(token) = upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -60,17 +68,27 @@ pub(crate) fn clean(headers: &mut HeaderMap, own_cookies: Option<&str>, upgraded
     }
 }
 
-fn remove_own_cookies(headers: &mut HeaderMap, cookie_name: &str) {
-    // A cookie without a name is sent back as its value alone: `=name=x` comes as `name=x`.
+/// Whether an answer may have this trailer: neither what frames it, nor what is ours to say.
+pub(crate) fn may_trail(name: &HeaderName) -> bool {
+    !is_hop_by_hop(name) && *name != SET_COOKIE && !OURS.contains(name)
+}
+
+/// The names of trailers that may come.
+fn announced(headers: &HeaderMap) -> Option<HeaderValue> {
+    let names = headers.get_all(TRAILER).iter();
+    let names = names
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .filter(may_trail);
+    let names: Vec<String> = names.map(|name| name.as_str().to_owned()).collect();
+    let names = Some(names.join(", ")).filter(|names| !names.is_empty());
+    names.and_then(|names| HeaderValue::try_from(names).ok())
+}
+
+fn remove_own_cookies(headers: &mut HeaderMap, own: &OwnNames) {
     let ours = |value: &HeaderValue| {
-        let value = value.as_bytes();
-        let start = value
-            .iter()
-            .position(|byte| !byte.is_ascii_whitespace() && *byte != b'=')
-            .unwrap_or(value.len());
-        value
-            .get(start..)
-            .is_some_and(|value| value.starts_with(cookie_name.as_bytes()))
+        let mut parts = value.as_bytes().split(|byte| *byte == b';');
+        parts.next().is_some_and(|pair| own.is_cookie(pair))
     };
     if !headers.get_all(SET_COOKIE).iter().any(ours) {
         return;
@@ -131,6 +149,44 @@ mod tests {
         map
     }
 
+    fn own(cookie_name: &str) -> OwnNames {
+        OwnNames::new(cookie_name, [])
+    }
+
+    #[test]
+    fn trailers_that_may_come_are_announced() {
+        let mut headers = map(&[
+            ("trailer", "X-Checksum, Transfer-Encoding"),
+            ("trailer", "set-cookie, , x-postern-sign-in-url, bad name"),
+            ("trailer", "server-timing"),
+        ]);
+        clean(&mut headers, Some(&own("_pomerium")), false);
+        assert_eq!(headers, map(&[("trailer", "x-checksum, server-timing")]));
+        let mut headers = map(&[("trailer", "Set-Cookie")]);
+        clean(&mut headers, Some(&own("_pomerium")), false);
+        assert_eq!(headers, map(&[]));
+    }
+
+    #[test]
+    fn s31_an_upstream_sets_its_own_cookies_whatever_ours_are_called() {
+        let mut headers = map(&[
+            ("set-cookie", "session=evil"),
+            ("set-cookie", "sessionid=1"),
+            ("set-cookie", "session_theme=dark"),
+            ("set-cookie", "session_csrf=evil"),
+            ("set-cookie", "session =evil; Path=/"),
+            ("set-cookie", "=session=evil"),
+            ("set-cookie", "session;Path=/"),
+            ("set-cookie", "_pomerium_x=evil"),
+        ]);
+        clean(&mut headers, Some(&own("session")), false);
+        let kept = [
+            ("set-cookie", "sessionid=1"),
+            ("set-cookie", "session_theme=dark"),
+        ];
+        assert_eq!(headers, map(&kept));
+    }
+
     #[test]
     fn s31_an_upstream_sets_no_cookie_of_ours() {
         let mut headers = map(&[
@@ -141,7 +197,7 @@ mod tests {
             ("set-cookie", " = _pomerium=evil; Domain=corp.test"),
             ("x-pomerium-intercepted-response", "true"),
         ]);
-        clean(&mut headers, Some("_pomerium"), false);
+        clean(&mut headers, Some(&own("_pomerium")), false);
         assert_eq!(headers, map(&[("set-cookie", "theme=dark")]));
     }
 
@@ -165,17 +221,17 @@ mod tests {
             ("upgrade", "h2c"),
             ("content-type", "text/plain"),
         ]);
-        clean(&mut headers, Some("_pomerium"), false);
+        clean(&mut headers, Some(&own("_pomerium")), false);
         assert_eq!(headers, map(&[("content-type", "text/plain")]));
     }
 
     #[test]
     fn s32_chunks_tell_the_length_not_a_header_beside_them() {
         let mut headers = map(&[("content-length", "3"), ("transfer-encoding", "chunked")]);
-        clean(&mut headers, Some("_pomerium"), false);
+        clean(&mut headers, Some(&own("_pomerium")), false);
         assert_eq!(headers, map(&[]));
         let mut headers = map(&[("content-length", "3")]);
-        clean(&mut headers, Some("_pomerium"), false);
+        clean(&mut headers, Some(&own("_pomerium")), false);
         assert_eq!(headers, map(&[("content-length", "3")]));
     }
 
@@ -201,7 +257,7 @@ mod tests {
             ("upgrade", "websocket"),
             ("sec-websocket-accept", "k"),
         ]);
-        clean(&mut headers, Some("_pomerium"), true);
+        clean(&mut headers, Some(&own("_pomerium")), true);
         let expected = map(&[
             ("sec-websocket-accept", "k"),
             ("connection", "Upgrade"),

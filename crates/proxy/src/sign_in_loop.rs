@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
-use postern_common::web::cookie::{self, Scope};
+use postern_common::web::cookie::{self, Scope, suffix};
 
 /// How long a sign-in counts.
 const COUNTS: Duration = Duration::from_secs(60);
@@ -17,7 +17,7 @@ const COUNTS: Duration = Duration::from_secs(60);
 const MANY: u32 = 2;
 
 fn name(session_cookie: &str) -> String {
-    format!("{session_cookie}_signed_in")
+    format!("{session_cookie}{}", suffix::SIGNED_IN)
 }
 
 fn counted(headers: &HeaderMap, session_cookie: &str) -> u32 {

@@ -16,9 +16,12 @@ pub struct BindingCookie([u8; 16]);
 /// 128 random bits for one sign-in.
 pub type Nonce = [u8; 16];
 
+/// What the name of the cookie ends with.
+pub(crate) const SUFFIX: &str = "_binding";
+
 /// Name of the cookie, beside the session's.
 pub fn cookie_name(session_cookie: &str) -> String {
-    format!("{session_cookie}_binding")
+    format!("{session_cookie}{SUFFIX}")
 }
 
 impl BindingCookie {

@@ -11,6 +11,29 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
 use crate::config::SameSite;
 
+/// What follows the session cookie's name in those of our other cookies.
+pub mod suffix {
+    /// The session at authenticate.
+    pub const AUTHENTICATE: &str = "_authenticate";
+    /// Ties a sign-in at authenticate to a browser.
+    pub const CSRF: &str = "_csrf";
+    /// Where to go after the provider's sign-out.
+    pub const SIGNED_OUT: &str = "_signed_out_redirect_uri";
+    /// How often somebody has just signed in.
+    pub const SIGNED_IN: &str = "_signed_in";
+    /// Pomerium's, each with a number behind it.
+    pub(crate) const PKCE: &str = "_pkce_";
+
+    /// All that stand at the end of a name.
+    pub(crate) const ALL: [&str; 5] = [
+        AUTHENTICATE,
+        crate::crypto::binding::SUFFIX,
+        CSRF,
+        SIGNED_OUT,
+        SIGNED_IN,
+    ];
+}
+
 /// All values of the cookies called `name`, in the order of the request. Nobody can hide a good one
 /// behind rubbish; how many there can be is bounded by the size of a request's head.
 pub fn values<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a str> {

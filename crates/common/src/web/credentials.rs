@@ -7,7 +7,11 @@ use std::borrow::Cow;
 use http::header::{AUTHORIZATION, COOKIE, FORWARDED, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::cookie::suffix;
 use crate::authz::ConsumedCredentials;
+
+/// Pomerium's own name for its cookies, and the default.
+const PREFIX: &[u8] = b"_pomerium";
 
 /// The parameter of the query that carries a session handle, for programs that can set no header.
 pub const SESSION_PARAMETER: &str = "pomerium_session";
@@ -15,7 +19,7 @@ pub const SESSION_PARAMETER: &str = "pomerium_session";
 /// Names that are ours by configuration, made once for each.
 #[derive(Debug, Clone)]
 pub struct OwnNames {
-    /// `cookie_name`; every cookie that starts with it is ours.
+    /// `cookie_name`
     cookie_name: String,
     /// Configured claim headers that no prefix covers, with `-` for `_`.
     claim_headers: Vec<HeaderName>,
@@ -52,18 +56,33 @@ impl OwnNames {
         self.claim_headers.contains(name)
     }
 
+    /// Whether this cookie is ours: a pair as it stands in a request, or its name alone. An
+    /// application's name may begin like ours, so the names are the ones that we and Pomerium set;
+    /// but `_pomerium` is ours whatever follows.
+    pub fn is_cookie(&self, pair: &[u8]) -> bool {
+        // A cookie without a name is sent as its value alone: `=name=x` comes as `name=x`.
+        let mut parts = pair.split(|byte| *byte == b'=').map(<[u8]>::trim_ascii);
+        let name = parts.find(|part| !part.is_empty()).unwrap_or_default();
+        let own = || {
+            let rest = name.strip_prefix(self.cookie_name.as_bytes())?;
+            let known = suffix::ALL.iter().any(|suffix| rest == suffix.as_bytes());
+            Some(rest.is_empty() || known || rest.starts_with(suffix::PKCE.as_bytes()))
+        };
+        name.starts_with(PREFIX) || own().unwrap_or(false)
+    }
+
+    /// Whether one of our cookies may be in this field.
+    fn may_hold_own(&self, field: &[u8]) -> bool {
+        let holds = |part: &[u8]| field.windows(part.len().max(1)).any(|bytes| bytes == part);
+        let name = self.cookie_name.as_bytes();
+        holds(PREFIX) || (!name.starts_with(PREFIX) && holds(name))
+    }
+
     /// The client's cookies without ours, in one field (RFC 9113 8.2.3 lets clients split them).
     pub fn foreign_cookies(&self, client: &HeaderMap) -> Option<HeaderValue> {
         let mut fields = client.get_all(COOKIE).iter().peekable();
         let first = fields.next()?;
-        let ours = |value: &HeaderValue| {
-            let name = self.cookie_name.as_bytes();
-            value
-                .as_bytes()
-                .windows(name.len().max(1))
-                .any(|window| window == name)
-        };
-        if fields.peek().is_none() && !ours(first) {
+        if fields.peek().is_none() && !self.may_hold_own(first.as_bytes()) {
             return Some(first.clone());
         }
         let kept: Vec<&[u8]> = client
@@ -71,7 +90,7 @@ impl OwnNames {
             .iter()
             .flat_map(|field| field.as_bytes().split(|b| *b == b';'))
             .map(<[u8]>::trim_ascii)
-            .filter(|cookie| !cookie.is_empty() && !cookie.starts_with(self.cookie_name.as_bytes()))
+            .filter(|cookie| !cookie.is_empty() && !self.is_cookie(cookie))
             .collect();
         let joined = kept.join(&b"; "[..]);
         HeaderValue::from_bytes(&joined)
@@ -209,6 +228,42 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn s05_an_application_may_have_cookies_whose_names_begin_like_ours() {
+        let own = OwnNames::new("session", []);
+        for name in [
+            "session",
+            "session_authenticate",
+            "session_binding",
+            "session_csrf",
+            "session_pkce_123",
+            "session_signed_in",
+            "session_signed_out_redirect_uri",
+            "_pomerium",
+            "_pomerium_anything",
+        ] {
+            for pair in [
+                name.to_owned(),
+                format!("{name}=x=y"),
+                format!("{name} = x"),
+                format!(" = {name}=x"),
+            ] {
+                assert!(own.is_cookie(pair.as_bytes()), "{pair}");
+            }
+            let mut headers = HeaderMap::new();
+            headers.insert(COOKIE, format!("a=1; {name}=x; b=2").parse().unwrap());
+            assert_eq!(own.foreign_cookies(&headers).unwrap(), "a=1; b=2", "{name}");
+        }
+        let theirs =
+            "sessionid=1; session_id=2; sessions=3; mysession=4; a=session; session_csrf2=5";
+        for pair in theirs.split("; ") {
+            assert!(!own.is_cookie(pair.as_bytes()), "{pair}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(COOKIE, theirs.parse().unwrap());
+        assert_eq!(own.foreign_cookies(&headers).unwrap(), theirs);
     }
 
     #[test]

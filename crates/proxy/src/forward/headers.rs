@@ -80,6 +80,11 @@ impl HeaderRules {
         }
     }
 
+    /// What is ours by name.
+    pub(crate) fn own(&self) -> &OwnNames {
+        &self.own
+    }
+
     /// Whether clients must not send this header, in any spelling.
     pub(crate) fn forbids(&self, name: &HeaderName) -> bool {
         self.own.forbids(name) || is_of_envoy(name.as_str())

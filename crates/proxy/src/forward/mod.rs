@@ -380,11 +380,11 @@ fn answer(
             "the upstream answered with a transfer coding other than chunked",
         ));
     }
-    let own_cookies = match plan.receiver {
-        Receiver::Upstream => Some(snapshot.config.cookie.name.as_str()),
+    let own = match plan.receiver {
+        Receiver::Upstream => Some(snapshot.headers.own()),
         Receiver::Authenticate => None,
     };
-    respond::clean(&mut parts.headers, own_cookies, upgraded && !is_tunnel);
+    respond::clean(&mut parts.headers, own, upgraded && !is_tunnel);
     if let Some(route) = plan.route {
         respond::apply(&mut parts.headers, &route.route.response_headers);
     }

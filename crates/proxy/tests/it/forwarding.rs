@@ -171,6 +171,20 @@ async fn s32_a_client_that_is_still_sending_reads_its_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn trailers_reach_clients_of_http1_that_want_them() {
+    let upstream = Upstream::http().await;
+    let proxy = Proxy::start(&route(&upstream, ""), Scripted::allowing()).await;
+    for (te, expected) in [(&[("te", "trailers")][..], Some("abc")), (&[], None)] {
+        let answer = get(&proxy, "app.corp.test", "/checked", te).await;
+        assert_eq!(answer.body, "data");
+        assert_eq!(answer.header("trailer"), "x-checksum");
+        let checksum = answer.trailers.get("x-checksum");
+        assert_eq!(checksum.map(|v| v.to_str().unwrap()), expected);
+        assert!(!answer.trailers.contains_key("x-other"), "not announced");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn s01_nothing_reaches_an_upstream_without_an_allow() {
     let upstream = Upstream::http().await;
     let authorizer = Scripted::new(|_| Ok(deny(DenyKind::Forbidden)));

@@ -161,6 +161,21 @@ impl Upstream {
                     .insert("content-type", "application/grpc".parse().unwrap());
                 response
             }
+            // With trailers of HTTP/1.1, one of them announced.
+            "/checked" => {
+                let mut trailers = HeaderMap::new();
+                trailers.insert("x-checksum", "abc".parse().unwrap());
+                trailers.insert("x-other", "x".parse().unwrap());
+                let frames = [
+                    Ok(Frame::data(Bytes::from("data"))),
+                    Ok(Frame::trailers(trailers)),
+                ];
+                let mut response = Response::new(stream(futures::stream::iter(frames)));
+                response
+                    .headers_mut()
+                    .insert("trailer", "X-Checksum".parse().unwrap());
+                response
+            }
             // Ends in the middle.
             "/broken" => {
                 let frames = futures::stream::iter([Ok(Frame::data(Bytes::from("half")))]);
