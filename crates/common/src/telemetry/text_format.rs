@@ -2,10 +2,9 @@
 
 use std::fmt::Write as _;
 
-use http::{HeaderMap, header};
+use http::HeaderMap;
 
-/// How many entries of `Accept` are looked at.
-const MAX_ACCEPT: usize = 32;
+use crate::web::accept;
 
 /// A text format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,25 +17,13 @@ pub(super) enum TextFormat {
 impl TextFormat {
     /// What `Accept` prefers; the older one if it does not say.
     pub(super) fn of(headers: &HeaderMap) -> Self {
-        let (mut open_metrics, mut plain) = (0.0, 0.0);
-        let entries = headers
-            .get_all(header::ACCEPT)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .take(MAX_ACCEPT);
-        for entry in entries {
-            let mut parts = entry.split(';').map(str::trim);
-            let best: &mut f32 = match parts.next() {
-                Some(kind) if kind.eq_ignore_ascii_case("application/openmetrics-text") => {
-                    &mut open_metrics
-                }
-                Some(kind) if kind.eq_ignore_ascii_case("text/plain") => &mut plain,
-                _ => continue,
-            };
-            let weight = parts.find_map(|part| part.strip_prefix("q="));
-            let weight = weight.map_or(Some(1.0), |weight| weight.parse().ok());
-            *best = best.max(weight.unwrap_or(0.0));
+        let (mut open_metrics, mut plain): (f32, f32) = (0.0, 0.0);
+        for entry in accept::entries(headers) {
+            if entry.is("application/openmetrics-text") {
+                open_metrics = open_metrics.max(entry.weight);
+            } else if entry.is("text/plain") {
+                plain = plain.max(entry.weight);
+            }
         }
         if open_metrics > 0.0 && open_metrics >= plain {
             Self::OpenMetrics
@@ -92,7 +79,7 @@ mod tests {
         let of = |accept: Option<&str>| {
             let mut headers = HeaderMap::new();
             if let Some(accept) = accept {
-                headers.insert(header::ACCEPT, accept.parse().unwrap());
+                headers.insert(http::header::ACCEPT, accept.parse().unwrap());
             }
             TextFormat::of(&headers)
         };
@@ -102,6 +89,7 @@ mod tests {
             Some("text/html,*/*;q=0.8"),
             Some("text/plain"),
             Some("application/openmetrics-text;q=0"),
+            Some("application/openmetrics-text;Q=0"),
             Some("application/openmetrics-text;q=0.2,text/plain;version=0.0.4;q=0.9"),
         ] {
             assert_eq!(of(accept), TextFormat::Prometheus, "{accept:?}");

@@ -1,6 +1,7 @@
 //! What every service that talks to browsers needs: what the client wants, what it gets when it
 //! may not pass, how pages look, cookies, and where a redirect may lead.
 
+pub(crate) mod accept;
 pub mod cookie;
 pub mod credentials;
 pub mod negotiate;

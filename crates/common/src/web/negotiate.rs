@@ -2,6 +2,8 @@
 
 use http::{HeaderMap, HeaderValue, header};
 
+use super::accept;
+
 /// The form in which a client reads an answer that is not the upstream's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -24,9 +26,6 @@ pub enum Client {
     Program,
 }
 
-/// How many entries of `Accept` are looked at.
-const MAX_ACCEPT: usize = 32;
-
 /// The form of an answer, by content type, user agent and `Accept`.
 pub fn form(headers: &HeaderMap) -> Form {
     if text(headers.get(header::USER_AGENT)).contains("kubernetes/") {
@@ -35,10 +34,11 @@ pub fn form(headers: &HeaderMap) -> Form {
     if let Some(form) = grpc(headers) {
         return form;
     }
-    match preferred(headers) {
+    let wanted = Wanted::of(headers);
+    match wanted.form {
         Some(form) => form,
-        // Scripts mostly take anything; a page would tell them nothing.
-        None if is_script(headers) => Form::Json,
+        // Scripts mostly take anything; a page would tell them nothing, nor those who want no page.
+        None if is_script(headers) || wanted.first == First::Other => Form::Json,
         None => Form::Html,
     }
 }
@@ -54,7 +54,10 @@ pub fn client(headers: &HeaderMap) -> Client {
     match headers.get("sec-fetch-mode") {
         Some(mode) => browser_if(mode == "navigate"),
         // Old browsers and bare tools, which take anything, are sent along as well.
-        None => browser_if(matches!(preferred(headers), None | Some(Form::Html))),
+        None => browser_if(matches!(
+            Wanted::of(headers).first,
+            First::Anything | First::Form(Form::Html)
+        )),
     }
 }
 
@@ -87,36 +90,65 @@ fn grpc(headers: &HeaderMap) -> Option<Form> {
     ends(rest.strip_prefix("-text").unwrap_or(rest)).then_some(Form::GrpcWeb)
 }
 
-/// What `Accept` prefers among the forms we have; `None` if it prefers none of them.
-fn preferred(headers: &HeaderMap) -> Option<Form> {
-    let mut best: Option<(f32, Form)> = None;
-    let entries = headers
-        .get_all(header::ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .take(MAX_ACCEPT);
-    for entry in entries {
-        let mut parts = entry.split(';').map(str::trim);
-        let form = match parts
-            .next()
-            .unwrap_or_default()
-            .to_ascii_lowercase()
-            .as_str()
-        {
-            "text/html" | "text/*" | "application/xhtml+xml" => Form::Html,
-            "application/json" | "application/*" => Form::Json,
-            "text/plain" => Form::Plain,
-            _ => continue,
-        };
-        let quality = parts
-            .find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")))
-            .map_or(1.0, |q| q.trim().parse().unwrap_or(0.0));
-        if quality > 0.0 && best.is_none_or(|(other, _)| quality > other) {
-            best = Some((quality, form));
+/// What `Accept` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Wanted {
+    first: First,
+    /// The form that it names with the greatest weight of those that we have.
+    form: Option<Form>,
+}
+
+/// What it prefers to all else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum First {
+    /// `*/*`, or nothing that can be read.
+    Anything,
+    Form(Form),
+    /// A picture, a stream of events, or none of what it names.
+    Other,
+}
+
+impl Wanted {
+    /// Of two entries with the same weight the first one counts, and any before `*/*`.
+    fn of(headers: &HeaderMap) -> Self {
+        let mut first = None;
+        let mut form = None;
+        for entry in accept::entries(headers) {
+            let kind = First::of(&entry);
+            let rank = (entry.weight, kind != First::Anything);
+            let none = ((0.0, true), First::Other);
+            if rank > first.get_or_insert(none).0 {
+                first = Some((rank, kind));
+            }
+            let best = form.map_or(0.0, |(weight, _)| weight);
+            if let First::Form(named) = kind
+                && entry.weight > best
+            {
+                form = Some((entry.weight, named));
+            }
+        }
+        Self {
+            first: first.map_or(First::Anything, |(_, kind)| kind),
+            form: form.map(|(_, form)| form),
         }
     }
-    best.map(|(_, form)| form)
+}
+
+impl First {
+    fn of(entry: &accept::Entry<'_>) -> Self {
+        let is = |kinds: &[&str]| kinds.iter().any(|kind| entry.is(kind));
+        if is(&["text/html", "text/*", "application/xhtml+xml"]) {
+            Self::Form(Form::Html)
+        } else if is(&["application/json", "application/*"]) {
+            Self::Form(Form::Json)
+        } else if is(&["text/plain"]) {
+            Self::Form(Form::Plain)
+        } else if is(&["*/*"]) {
+            Self::Anything
+        } else {
+            Self::Other
+        }
+    }
 }
 
 fn text(value: Option<&HeaderValue>) -> &str {
@@ -132,6 +164,8 @@ mod tests {
 
     const CHROME: &str =
         "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8";
+
+    const IMAGE: &str = "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8";
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         pairs
@@ -161,6 +195,13 @@ mod tests {
                 &[("accept", "text/plain, application/json;q=0.9")],
                 Form::Plain,
             ),
+            (&[("accept", "text/event-stream")], Form::Json),
+            (&[("accept", "image/avif,*/*;q=0.8")], Form::Json),
+            (
+                &[("accept", "application/xml, text/html;q=0.5")],
+                Form::Html,
+            ),
+            (&[("accept", "text/html;q=high")], Form::Html),
             (&[("accept", "*/*"), ("sec-fetch-mode", "cors")], Form::Json),
             (&[("x-requested-with", "xmlhttprequest")], Form::Json),
             (&[("content-type", "application/grpc")], Form::Grpc),
@@ -206,6 +247,35 @@ mod tests {
             (&[("upgrade", "h2c")], Client::Browser),
             (&[("accept", "application/json")], Client::Program),
             (&[("accept", "text/plain")], Client::Program),
+            (&[("accept", "text/event-stream")], Client::Program),
+            (&[("accept", "application/xml")], Client::Program),
+            (&[("accept", "text/html;q=0")], Client::Program),
+            // As axios asks.
+            (
+                &[("accept", "application/json, text/plain, */*")],
+                Client::Program,
+            ),
+            (&[("accept", "*/*, application/json")], Client::Program),
+            // As browsers ask for what is on a page; with Sec-Fetch-Mode, and without.
+            (&[("accept", IMAGE)], Client::Program),
+            (
+                &[("accept", IMAGE), ("sec-fetch-mode", "no-cors")],
+                Client::Program,
+            ),
+            (&[("accept", "text/css,*/*;q=0.1")], Client::Program),
+            // A picture in a tab of its own.
+            (
+                &[("accept", IMAGE), ("sec-fetch-mode", "navigate")],
+                Client::Browser,
+            ),
+            (
+                &[("accept", "text/html, application/xhtml+xml, image/jxr, */*")],
+                Client::Browser,
+            ),
+            (&[("accept", "image/png;q=0.5, text/html")], Client::Browser),
+            (&[("accept", "nonsense")], Client::Browser),
+            (&[("accept", "application/json;q=x")], Client::Browser),
+            (&[("accept", "")], Client::Browser),
             (&[("content-type", "application/grpc")], Client::Program),
             (&[("content-type", "application/grpc-web")], Client::Program),
             (
