@@ -1,6 +1,7 @@
 //! Where a redirect may lead: to hosts that Postern answers for, and for programs to the
 //! configured list. Everything else is somebody else's page with our name in the link.
 
+use percent_encoding::{AsciiSet, CONTROLS, PercentEncode, utf8_percent_encode};
 use url::{Host, Url};
 
 use crate::config::{Config, ProgrammaticAccess, Route, RuntimeFlags};
@@ -34,6 +35,13 @@ pub struct Target {
     /// For `Location`: the text as it was given, so that a query arrives byte for byte, unless it
     /// had to be escaped for a header.
     pub location: String,
+}
+
+/// A path and query as a URL can hold them: as they are, but for what is no visible ASCII. Nothing
+/// else is escaped, so they arrive byte for byte.
+pub fn visible(text: &str) -> PercentEncode<'_> {
+    const BLANK: &AsciiSet = &CONTROLS.add(b' ');
+    utf8_percent_encode(text, BLANK)
 }
 
 /// Why a target is refused.
@@ -168,11 +176,9 @@ fn glob(pattern: &str, host: &str) -> bool {
 
 /// Reads a URL so strictly that no browser can understand it otherwise.
 fn parse(text: &str, schemes: &[&str]) -> Result<Target, RedirectError> {
-    // Browsers drop tabs and line breaks, and take a backslash for a slash.
-    if text
-        .chars()
-        .any(|c| c.is_control() || c.is_whitespace() || c == '\\')
-    {
+    // Browsers drop tabs and line breaks, and take a backslash for a slash, but not in a query.
+    let before_query = text.split(['?', '#']).next().unwrap_or_default();
+    if text.chars().any(|c| c.is_control() || c.is_whitespace()) || before_query.contains('\\') {
         return Err(RedirectError::Suspicious);
     }
     let lower = text.to_ascii_lowercase();
@@ -272,6 +278,7 @@ mod tests {
             ("https://app.corp.test%2eevil.test/", Suspicious),
             ("https://app.corp.test%40evil.test/", Suspicious),
             ("https://app.corp.test\\@evil.test/", Suspicious),
+            ("https://app.corp.test/\\evil.test/?x", Suspicious),
             ("https://evil.test#@app.corp.test/", Host),
             ("https://evil.test?@app.corp.test/", Host),
             ("https://app.corp.test\t.evil.test/", Suspicious),

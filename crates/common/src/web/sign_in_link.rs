@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use url::Url;
 
 use super::cookie::{self, Scope};
+use super::redirect::visible;
 use crate::crypto::binding::{self, BindingCookie, Nonce};
 use crate::crypto::handle::normal_host;
 use crate::crypto::keys::SecretKey;
@@ -37,7 +38,7 @@ pub struct Page<'a> {
 /// What a browser's sign-in is for, and what it has gathered on its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignInLink {
-    /// The page that was asked for.
+    /// The page that was asked for, as it was asked for.
     target: String,
     /// Of the host that began; its query holds the bindings.
     callback: Url,
@@ -65,13 +66,16 @@ impl SignInLink {
         depends_on: &[String],
     ) -> Option<Self> {
         let host = page.host;
-        let mut target = Url::parse(&format!("https://{host}/")).ok()?;
-        if target.path() != "/" || target.query().is_some() || !target.username().is_empty() {
+        let mut callback = Url::parse(&format!("https://{host}/")).ok()?;
+        if callback.path() != "/" || callback.query().is_some() || !callback.username().is_empty() {
             return None;
         }
-        let mut callback = target.clone();
-        target.set_path(page.path);
-        target.set_query(page.query);
+        // No `Url`, which would escape more of it than the client did.
+        let slash = if page.path.starts_with('/') { "" } else { "/" };
+        let mut target = format!("https://{host}{slash}{}", visible(page.path));
+        if let Some(query) = page.query {
+            target = format!("{target}?{}", visible(query));
+        }
         callback.set_path(CALLBACK);
         callback
             .query_pairs_mut()
@@ -84,7 +88,7 @@ impl SignInLink {
             }
         }
         Some(Self {
-            target: target.into(),
+            target,
             callback,
             provider_id: provider_id.map(str::to_owned),
             hosts,
@@ -256,6 +260,44 @@ mod tests {
                 .starts_with("https://auth.corp.test/.pomerium/sign_in?")
         );
         assert!(!url.as_str().contains(param::ADDITIONAL_HOSTS));
+    }
+
+    #[test]
+    fn c87_the_target_arrives_as_it_was_asked_for() {
+        let key = SecretKey::random();
+        for (path, query, target) in [
+            ("/", Some("q=it's"), "/?q=it's"),
+            ("/a/%0A/b", Some("q=x%0Ay"), "/a/%0A/b?q=x%0Ay"),
+            ("/a+b|c^d\"e{f}", None, "/a+b|c^d\"e{f}"),
+            ("/", Some("a=\"<>`{}|\\^[]\""), "/?a=\"<>`{}|\\^[]\""),
+            ("/%2E%2e/x", Some(""), "/%2E%2e/x?"),
+            ("/ä b", Some("ö=\u{7f}"), "/%C3%A4%20b?%C3%B6=%7F"),
+            ("", None, "/"),
+        ] {
+            let page = Page {
+                host: "app.corp.test:8443",
+                path,
+                query,
+            };
+            let cookie = BindingCookie::new([7; 16]);
+            let further = ["b.corp.test".to_owned()];
+            let mut link =
+                SignInLink::begin(&page, &key, &cookie, [9; 16], None, &further).unwrap();
+            // By a further host, and to authenticate.
+            for _ in 0..2 {
+                let url = next(&link, &key);
+                let verified = signed_url::verify(
+                    std::slice::from_ref(&key),
+                    &url,
+                    Timestamp::from_second(NOW).unwrap(),
+                );
+                let expected = format!("https://app.corp.test:8443{target}");
+                let verified = verified.unwrap();
+                assert_eq!(verified.get(param::REDIRECT_URI), Some(&*expected));
+                link = SignInLink::read(&verified).unwrap();
+                link.bind(&key, &cookie).unwrap();
+            }
+        }
     }
 
     #[test]

@@ -142,6 +142,33 @@ async fn the_browser_that_began_gets_the_cookie() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn c87_the_page_that_was_asked_for_is_arrived_at() {
+    let proxy = proxy().await;
+    let (binding, token) = (bound(), handle(Some(Purpose::Browser), HOST));
+    let authenticate = "https://auth.corp.test".parse().unwrap();
+    for (path, query) in [
+        ("/", "q=it's"),
+        ("/a/%0A/b", "q=x%0Ay&z=%2f+"),
+        ("/{a}|b^c", "a=\"<>`{}|\\^[]"),
+    ] {
+        let page = Page {
+            host: HOST,
+            path,
+            query: Some(query),
+        };
+        let cookie = BindingCookie::new([7; 16]);
+        let link = SignInLink::begin(&page, &key(), &cookie, [9; 16], Some("IDP"), &[]).unwrap();
+        let sign_in = link.next(&authenticate, &key(), Timestamp::now()).unwrap();
+        let sign_in = format!("{}?{}", sign_in.path(), sign_in.query().unwrap());
+        let callback = signed_in(&sign_in, &token);
+        let answer = get(&proxy, HOST, &callback, &[("cookie", &binding.cookie)]).await;
+        assert_eq!(answer.status, StatusCode::FOUND, "{}", answer.body);
+        let expected = format!("https://{HOST}{path}?{query}");
+        assert_eq!(answer.header("location"), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn s11_unbound_callbacks_set_nothing_unless_configured() {
     let sealed = sealed(&handle(None, HOST));
     let pairs = [
@@ -272,11 +299,12 @@ fn signed_in(sign_in: &str, token: &str) -> String {
     let url = Url::parse(&format!("https://auth.corp.test{sign_in}")).unwrap();
     let get = |name: &str| {
         let mut pairs = url.query_pairs();
-        pairs.find(|(n, _)| n == name).unwrap().1.into_owned()
+        let found = pairs.find(|(n, _)| n == name);
+        found.map(|(_, value)| value.into_owned())
     };
-    let callback: Url = get("pomerium_callback_uri").parse().unwrap();
-    let (sealed, target) = (sealed(token), get("pomerium_redirect_uri"));
-    let hosts = get("pomerium_additional_hosts");
+    let callback: Url = get("pomerium_callback_uri").unwrap().parse().unwrap();
+    let (sealed, target) = (sealed(token), get("pomerium_redirect_uri").unwrap());
+    let hosts = get("pomerium_additional_hosts").unwrap_or_default();
     let mut pairs: Vec<_> = callback.query_pairs().collect();
     pairs.extend([
         ("pomerium_additional_hosts".into(), hosts.into()),
