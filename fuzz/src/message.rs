@@ -3,9 +3,9 @@
 use postern_authorize::read_ext_authz;
 use postern_common::authz::{CheckSubject, wire};
 use postern_common::config::{RouteChecksum, RouteId};
+use postern_common::net::proxy_protocol::{Parsed, parse};
 use postern_common::route::normalize_path;
 use postern_common::rpc::stubs::{authorize as proto, ext_authz as envoy};
-use postern_proxy::proxy_protocol::{Parsed, parse};
 use prost::Message as _;
 
 use crate::input::rules;

@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use postern_common::authz::ClientCertificate;
 use postern_common::config::{Codec, ProxyProtocol};
 use postern_common::lifecycle::Phase;
+use postern_common::net::proxy_protocol::{self, Header};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
@@ -28,7 +29,6 @@ use crate::guarded::{Activity, Guarded, Silence};
 use crate::http1::Http1;
 use crate::limits;
 use crate::listener::Place;
-use crate::proxy_protocol;
 use crate::serve::serve;
 use crate::stream::StreamExecutor;
 use crate::tls::PublicTls;
@@ -58,7 +58,8 @@ enum Protocol {
 pub(crate) async fn run(core: Rc<Core>, mut stream: TcpStream, mut peer: SocketAddr, place: Place) {
     let snapshot = core.snapshot();
     if snapshot.config.listen.proxy_protocol == ProxyProtocol::Required {
-        match timeout(limits::TLS_HANDSHAKE, proxy_protocol::read(&mut stream)).await {
+        let reading = proxy_protocol::read(&mut stream, Header::Required);
+        match timeout(limits::TLS_HANDSHAKE, reading).await {
             Ok(Ok(client)) => peer = client.unwrap_or(peer),
             Ok(Err(error)) => return tracing::debug!(%peer, %error, "a connection is closed"),
             Err(_) => return tracing::debug!(%peer, "no PROXY header in time"),

@@ -38,7 +38,6 @@ mod listener;
 mod metrics;
 mod open;
 mod permit;
-pub mod proxy_protocol;
 mod refuse;
 mod remote;
 mod request;

@@ -239,9 +239,12 @@ fn scheme(headers: &HeaderMap, is_tls: bool, trusted_hops: usize) -> Scheme {
     if trusted_hops == 0 {
         return own;
     }
-    match headers.get(X_FORWARDED_PROTO).map(HeaderValue::as_bytes) {
-        Some(b"https") => Scheme::Https,
-        Some(b"http") => Scheme::Http,
+    // Some proxies add to it as to a list; the last one is nearest.
+    let fields = headers.get_all(X_FORWARDED_PROTO).iter();
+    let last = fields.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    match last.last().map(<[u8]>::trim_ascii) {
+        Some(proto) if proto.eq_ignore_ascii_case(b"https") => Scheme::Https,
+        Some(proto) if proto.eq_ignore_ascii_case(b"http") => Scheme::Http,
         _ => own,
     }
 }
@@ -384,10 +387,74 @@ mod tests {
         let headers = map(&[("x-forwarded-proto", "https")]);
         assert_eq!(scheme(&headers, false, 1), Scheme::Https);
         assert_eq!(scheme(&headers, false, 0), Scheme::Http);
-        assert_eq!(
-            scheme(&map(&[("x-forwarded-proto", "gopher")]), true, 1),
-            Scheme::Https
-        );
+        for (proto, is_tls, expected) in [
+            ("gopher", true, Scheme::Https),
+            ("HTTPS", false, Scheme::Https),
+            ("https,https", false, Scheme::Https),
+            ("http, https ", false, Scheme::Https),
+            ("https, Http", true, Scheme::Http),
+            ("https,", false, Scheme::Http),
+        ] {
+            let headers = map(&[("x-forwarded-proto", proto)]);
+            assert_eq!(scheme(&headers, is_tls, 1), expected, "{proto}");
+        }
+        let two = map(&[
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-proto", "https"),
+        ]);
+        assert_eq!(scheme(&two, false, 1), Scheme::Https);
+    }
+
+    #[test]
+    fn s28_connect_is_a_tunnel_or_names_its_protocol() {
+        let extended = Upgrade {
+            token: HeaderValue::from_static("websocket"),
+            extended: true,
+        };
+        let switched = Upgrade {
+            extended: false,
+            ..extended.clone()
+        };
+        for (method, uri, upgrade, good) in [
+            (Method::CONNECT, "a.test:443", None, true),
+            (Method::CONNECT, "https://a.test/x", None, false),
+            (Method::CONNECT, "https://a.test/x", Some(&switched), false),
+            (Method::CONNECT, "https://a.test/x", Some(&extended), true),
+            (Method::GET, "https://a.test/x", None, true),
+        ] {
+            let raw = RawTarget {
+                method: &method,
+                scheme: Scheme::Https,
+                authority: "a.test",
+                uri: &uri.parse().unwrap(),
+            };
+            let target = Target::parse(raw, rules()).unwrap();
+            let checked = check_connect(&method, &target, upgrade);
+            assert_eq!(checked.is_ok(), good, "{method} {uri} {upgrade:?}");
+        }
+    }
+
+    #[test]
+    fn c38_a_websocket_is_a_get_by_either_protocol() {
+        let mut head = head(Version::HTTP_2, &[("sec-websocket-version", "13")]);
+        head.method = Method::CONNECT;
+        let upgrade = Upgrade {
+            token: HeaderValue::from_static("websocket"),
+            extended: true,
+        };
+        assert_eq!(method(&mut head, Some(&upgrade)), Method::GET);
+        assert_eq!(head.headers["upgrade"], "websocket");
+        head.headers.remove("upgrade");
+        assert_eq!(method(&mut head, None), Method::CONNECT);
+        assert!(!head.headers.contains_key("upgrade"));
+    }
+
+    fn rules() -> postern_common::config::PathNormalization {
+        postern_common::config::PathNormalization {
+            merge_slashes: true,
+            dot_segments: true,
+            escaped_slashes: postern_common::config::EscapedSlashes::Reject,
+        }
     }
 
     fn head(version: Version, pairs: &[(&'static str, &str)]) -> Parts {

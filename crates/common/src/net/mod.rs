@@ -6,6 +6,7 @@ pub mod given;
 pub mod in_use;
 pub mod listen;
 mod local;
+pub mod proxy_protocol;
 pub mod resolver;
 pub mod served;
 #[cfg(test)]

@@ -7,23 +7,25 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, LOCATION};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::accept::{Bounds, accept};
 use super::in_use::{InUse, Patience};
+use super::proxy_protocol::{self, Header};
 use super::served;
 use crate::authz::Scheme;
-use crate::config::{Config, PathNormalization};
+use crate::config::{Config, ProxyProtocol};
 use crate::lifecycle::{Lifecycle, Phase};
-use crate::route::{RawTarget, Target, authority_of};
+use crate::route::{Authority, authority_of};
 use crate::web::credentials::without_session;
+use crate::web::redirect::visible;
 
 /// From the first byte of a request's head to its last.
 const HEAD: Duration = Duration::from_secs(15);
@@ -50,16 +52,21 @@ pub async fn serve(
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "http_redirect_addr cannot be served"),
     };
-    accept(listener, BOUNDS, lifecycle, |stream, _| {
+    accept(listener, BOUNDS, lifecycle, |mut stream, _| {
         let (config, lifecycle) = (config.clone(), lifecycle.clone());
         async move {
+            let proxy_protocol = config.borrow().listen.proxy_protocol;
+            if proxy_protocol == ProxyProtocol::Required
+                && !without_header(&mut stream, &lifecycle).await
+            {
+                return;
+            }
             let in_use = InUse::new();
             let calls = Arc::clone(&in_use);
             let draining = lifecycle.clone();
             let service = service_fn(move |request| {
                 let call = calls.call();
-                let paths = config.borrow().http.path;
-                let answer = answer(&request, paths, draining.phase() >= Phase::Draining);
+                let answer = answer(&request, draining.phase() >= Phase::Draining);
                 drop(call);
                 std::future::ready(Ok::<_, Infallible>(answer))
             });
@@ -77,12 +84,17 @@ pub async fn serve(
     .await;
 }
 
-fn answer(
-    request: &Request<Incoming>,
-    paths: PathNormalization,
-    draining: bool,
-) -> Response<Full<Bytes>> {
-    let mut response = redirect(request, paths, draining);
+/// Takes the PROXY header off a connection, if it has one. `false`: the connection is of no use.
+async fn without_header(stream: &mut TcpStream, lifecycle: &Lifecycle) -> bool {
+    let reading = timeout(HEAD, proxy_protocol::read(stream, Header::Optional));
+    tokio::select! {
+        read = reading => matches!(read, Ok(Ok(_))),
+        () = lifecycle.reached(Phase::IdleClosed) => false,
+    }
+}
+
+fn answer<B>(request: &Request<B>, draining: bool) -> Response<Full<Bytes>> {
+    let mut response = redirect(request, draining);
     if draining {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
@@ -90,11 +102,7 @@ fn answer(
     response
 }
 
-fn redirect(
-    request: &Request<Incoming>,
-    paths: PathNormalization,
-    draining: bool,
-) -> Response<Full<Bytes>> {
+fn redirect<B>(request: &Request<B>, draining: bool) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     let path = request.uri().path();
     if matches!(path, "/ping" | "/healthz") {
@@ -108,18 +116,7 @@ fn redirect(
         response.headers_mut().insert(CONTENT_TYPE, text);
         return response;
     }
-    let location = authority_of(request.uri(), request.headers())
-        .ok()
-        .and_then(|authority| {
-            let raw = RawTarget {
-                method: request.method(),
-                scheme: Scheme::Http,
-                authority,
-                uri: request.uri(),
-            };
-            let target = Target::parse(raw, paths).ok()?;
-            (!target.is_tunnel()).then(|| https(&target))
-        });
+    let location = https(request);
     match location.and_then(|location| HeaderValue::try_from(location).ok()) {
         Some(location) => {
             *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
@@ -130,15 +127,66 @@ fn redirect(
     response
 }
 
-/// The same address over HTTPS. A port belongs to clear text, so it is left out.
-fn https(target: &Target) -> String {
-    let query = target
+/// The same address over HTTPS, where its path is judged. A port belongs to clear text, so it is
+/// left out. `None`: the request names no host, or no path.
+fn https<B>(request: &Request<B>) -> Option<String> {
+    let uri = request.uri();
+    let authority = authority_of(uri, request.headers()).ok()?;
+    let authority = Authority::parse(authority, Scheme::Http).ok()?;
+    let path = uri.path();
+    if *request.method() == Method::CONNECT || !path.starts_with('/') {
+        return None;
+    }
+    let (host, path) = (authority.name(), visible(path));
+    let query = uri
         .query()
         .map(without_session)
         .filter(|query| !query.is_empty());
-    let (host, path) = (target.authority.name(), target.path());
-    match query {
-        Some(query) => format!("https://{host}{path}?{query}"),
+    Some(match query {
+        Some(query) => format!("https://{host}{path}?{}", visible(&query)),
         None => format!("https://{host}{path}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_the_same_over_https() {
+        let location = |method: Method, target: &str, host: &str| {
+            let request = Request::builder().method(method).uri(target);
+            let request = request.header("host", host).body(()).unwrap();
+            let answer = answer(&request, false);
+            let location = answer.headers().get(LOCATION);
+            (
+                answer.status().as_u16(),
+                location.map(|location| location.to_str().unwrap().to_owned()),
+            )
+        };
+        for (target, host, expected) in [
+            ("/", "A.test:80", "https://a.test/"),
+            (
+                "/a%2Fb/../c//d?x=%2f&y='",
+                "a.test",
+                "https://a.test/a%2Fb/../c//d?x=%2f&y='",
+            ),
+            ("//evil.test/x", "a.test", "https://a.test//evil.test/x"),
+            ("/%00/ä?ö", "a.test", "https://a.test/%00/%C3%A4?%C3%B6"),
+            ("/x?pomerium_session=s&b", "a.test", "https://a.test/x?b"),
+            ("http://a.test:8080/x", "a.test:8080", "https://a.test/x"),
+        ] {
+            let found = location(Method::GET, target, host);
+            assert_eq!(found, (301, Some(expected.to_owned())), "{target}");
+        }
+        for (method, target, host) in [
+            (Method::CONNECT, "a.test:443", "a.test:443"),
+            (Method::CONNECT, "http://a.test/x", "a.test"),
+            (Method::OPTIONS, "*", "a.test"),
+            (Method::GET, "/", "user@a.test"),
+            (Method::GET, "http://b.test/", "a.test"),
+        ] {
+            assert_eq!(location(method, target, host), (400, None), "{target}");
+        }
     }
 }

@@ -344,6 +344,30 @@ async fn clear_text_is_sent_to_https() {
     assert!(clear_text(address, none).await.starts_with("HTTP/1.1 400"));
 }
 
+/// A balancer may send the header to one port and not to the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn clear_text_may_begin_with_a_proxy_header() {
+    let added = "http_redirect_addr: 127.0.0.1:0\nuse_proxy_protocol: true\nroutes: []\n";
+    let proxy = Proxy::start(added, Scripted::allowing()).await;
+    let address = proxy.redirect.unwrap();
+    for (header, method) in [
+        ("PROXY TCP4 203.0.113.5 10.0.0.1 4711 80\r\n", "GET"),
+        ("", "GET"),
+        ("", "PUT"),
+        ("", "PROPFIND"),
+    ] {
+        let request = format!(
+            "{header}{method} /a%2Fb HTTP/1.1\r\nHost: app.corp.test\r\nConnection: close\r\n\r\n"
+        );
+        let answer = clear_text(address, &request).await;
+        assert!(answer.starts_with("HTTP/1.1 301"), "{answer}");
+        assert!(
+            answer.contains("location: https://app.corp.test/a%2Fb\r\n"),
+            "{answer}"
+        );
+    }
+}
+
 /// The kernel still accepts for a process that hangs.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_authenticate_that_hangs_is_passed_over() {

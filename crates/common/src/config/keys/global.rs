@@ -769,7 +769,7 @@ pub const GLOBAL: &[Key] = &[
         "false",
         P1,
         Works,
-        "connections begin with a PROXY header",
+        "connections begin with a PROXY header; those to `http_redirect_addr` may",
     ),
     key(
         "skip_xff_append",

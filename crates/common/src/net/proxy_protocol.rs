@@ -29,29 +29,52 @@ pub enum Parsed {
     Incomplete,
 }
 
+/// Whether a connection has to begin with one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Header {
+    Required,
+    /// What does not begin with one is left as it is.
+    Optional,
+}
+
 /// The connection does not begin with a PROXY header, though `use_proxy_protocol` is set.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ProxyHeaderError {
+pub enum ProxyHeaderError {
+    /// Something else.
     #[error("it does not begin with a PROXY header, which use_proxy_protocol demands")]
     Malformed,
+    /// The connection broke.
     #[error("its PROXY header cannot be read")]
     Io(#[from] io::Error),
 }
 
-/// Takes the header off a connection.
-pub(crate) async fn read(stream: &mut TcpStream) -> Result<Option<SocketAddr>, ProxyHeaderError> {
+/// Takes the header off a connection, and tells who the client is if the header does. It waits for
+/// bytes as long as none come.
+///
+/// # Errors
+///
+/// The connection broke, or it has no header that can be read where one is required.
+pub async fn read(
+    stream: &mut TcpStream,
+    header: Header,
+) -> Result<Option<SocketAddr>, ProxyHeaderError> {
     let mut seen = vec![0; MAX];
     loop {
         let n = stream.peek(&mut seen).await?;
         let bytes = seen.get(..n).unwrap_or_default();
-        match parse(bytes).ok_or(ProxyHeaderError::Malformed)? {
-            Parsed::Header { length, client } => {
+        match parse(bytes) {
+            Some(Parsed::Header { length, client }) => {
                 seen.truncate(length);
                 stream.read_exact(&mut seen).await?;
                 return Ok(client);
             }
-            Parsed::Incomplete if n == 0 || n == MAX => return Err(ProxyHeaderError::Malformed),
-            Parsed::Incomplete => tokio::time::sleep(PAUSE).await,
+            Some(Parsed::Incomplete) if n > 0 && n < MAX => tokio::time::sleep(PAUSE).await,
+            Some(Parsed::Incomplete) | None => {
+                return match header {
+                    Header::Required => Err(ProxyHeaderError::Malformed),
+                    Header::Optional => Ok(None),
+                };
+            }
         }
     }
 }
