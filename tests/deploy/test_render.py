@@ -123,6 +123,25 @@ def test_containers_listen_where_they_say(chart):
             assert container(pod)[f"{probe}Probe"]["httpGet"] == {"path": path, "port": "health"}
 
 
+def configuration(chart):
+    """The file that all read, as far as the chart makes it."""
+    files = [item["data"] for item in chart.of("ConfigMap").values() if "config.yaml" in item["data"]]
+    return yaml.safe_load(files[0]["config.yaml"]) if files else {}
+
+
+def test_what_the_front_serves_is_no_matter_of_authenticate():
+    for source, clear in [("generated", "false"), ("none", "true")]:
+        for front in ["split", "behind"]:
+            values = ["--values", CHART / f"ci/{front}.yaml", "--set", f"internalTls.source={source}"]
+            told = {
+                name: env(item["spec"]["template"]["spec"])
+                for name, item in Rendered(template(*values)).deployments().items()
+            }
+            assert told["authenticate"]["INSECURE_SERVER"] == clear, (front, source)
+            assert told["proxy"]["AUTHENTICATE_INTERNAL_SERVICE_URL"].startswith("http:") == (clear == "true")
+            assert "INSECURE_SERVER" not in told["proxy"]
+
+
 def test_services_are_named_as_the_others_call_them(chart):
     services = chart.of("Service")
     for component, item in chart.deployments().items():
@@ -141,7 +160,8 @@ def test_services_are_named_as_the_others_call_them(chart):
             assert int(port) in [p["port"] for p in service["spec"]["ports"]]
             # Both ends agree on TLS.
             other = env(chart.deployments()[called]["spec"]["template"]["spec"])
-            clear = other.get("GRPC_INSECURE", other.get("INSECURE_SERVER", "false")) == "true"
+            configured = str(configuration(chart).get("insecure_server", False)).lower()
+            clear = other.get("GRPC_INSECURE", other.get("INSECURE_SERVER", configured)) == "true"
             assert scheme == ("http" if clear else "https")
             assert ("CERTIFICATE_FILE" in other) != clear
 
@@ -201,7 +221,8 @@ def test_keys_are_where_they_are_needed_and_nowhere_else(chart):
     for component, item in chart.deployments().items():
         volumes = item["spec"]["template"]["spec"]["volumes"]
         names = {volume["name"].split("-")[0] for volume in volumes}
-        assert ("certificate" in names) == (component in ("proxy", "all-in-one"))
+        in_front = component in ("proxy", "all-in-one") and not configuration(chart).get("insecure_server")
+        assert ("certificate" in names) == in_front
         assert ("postgres" in names) <= (component in ("databroker", "all-in-one"))
         for volume in volumes:
             if volume["name"] == "internal-tls" and component == "proxy":
@@ -318,7 +339,7 @@ def test_the_configuration_changes_without_a_rollout_where_it_can():
 
 
 def test_the_matrix_is_all_there():
-    assert [path.stem for path in MATRIX] == ["all-in-one", "everything", "given", "split"]
+    assert [path.stem for path in MATRIX] == ["all-in-one", "behind", "everything", "given", "split"]
 
 
 def test_pods_are_rolled_out_only_for_what_running_ones_do_not_take_over():

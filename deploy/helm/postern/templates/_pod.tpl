@@ -64,9 +64,11 @@
 - name: CERTIFICATE_KEY_FILE
   value: /run/secrets/internal-tls/tls.key
 {{- end }}
-{{- else if and (eq $values.internalTls.source "none") (eq .component "authenticate") }}
+{{- end }}
+{{- if eq .component "authenticate" }}
+{{- /* Proxies ask it by the scheme of `internalTls`, whatever the front serves to browsers. */}}
 - name: INSECURE_SERVER
-  value: "true"
+  value: {{ eq $values.internalTls.source "none" | quote }}
 {{- end }}
 {{- $certificates := include "postern.certificateSecrets" .root | fromYamlArray }}
 {{- if and $front (eq (len $certificates) 1) }}
