@@ -162,8 +162,9 @@ impl Resolver {
         let bad_name = || LookupError::BadName {
             name: host.to_owned(),
         };
-        // An internationalised name is asked for in its ASCII form, as browsers do.
-        let name = Name::from_utf8(host).map_err(|_| bad_name())?;
+        // An internationalised name is asked for in its ASCII form, as browsers do. Names that no
+        // browser would take, such as `my_service` in a compose network, are asked for as they are.
+        let name = Name::from_str_relaxed(host).map_err(|_| bad_name())?;
         let loaded = self.loaded();
         let from_file = hosts_entry(&loaded.hosts, &name);
         if !from_file.is_empty() {
@@ -307,15 +308,9 @@ fn load(options: &DnsOptions, resolv_conf: &Path, hosts: &Path) -> Result<Loaded
             DnsTransport::Tcp => (over_tcp(config), opts),
         }
     } else {
-        let servers = options
-            .resolvers
-            .iter()
-            .map(|server| name_server(*server))
-            .collect();
-        (
-            ResolverConfig::from_name_servers(servers),
-            ResolverOpts::default(),
-        )
+        let (config, opts) = search(resolv_conf);
+        let servers = options.resolvers.iter().map(|server| name_server(*server));
+        (with_servers(config, servers.collect()), opts)
     };
     opts.timeout = options.query_timeout;
     opts.attempts = usize::try_from(options.query_tries.saturating_sub(1)).unwrap_or(0);
@@ -357,12 +352,34 @@ fn system(resolv_conf: &Path) -> Result<(ResolverConfig, ResolverOpts), NetError
     }
 }
 
+/// What `resolv.conf` says beside its servers: in which domains a short name is looked for. Where
+/// that cannot be read, names are taken as they are.
+fn search(resolv_conf: &Path) -> (ResolverConfig, ResolverOpts) {
+    let mut text = std::fs::read(resolv_conf).unwrap_or_else(|error| {
+        if error.kind() != std::io::ErrorKind::NotFound {
+            tracing::warn!(%error, "cannot read resolv.conf; short names are not searched for");
+        }
+        Vec::new()
+    });
+    // The parser refuses a file without any; others take its place.
+    text.extend_from_slice(b"\nnameserver 127.0.0.1\n");
+    parse_resolv_conf(text).unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot read resolv.conf; short names are not searched for");
+        (ResolverConfig::default(), ResolverOpts::default())
+    })
+}
+
 fn over_tcp(config: ResolverConfig) -> ResolverConfig {
-    let (domain, search, servers) = config.into_parts();
+    let servers = config.name_servers().iter();
     let servers = servers
-        .into_iter()
         .map(|server| NameServerConfig::tcp(server.ip))
         .collect();
+    with_servers(config, servers)
+}
+
+/// The same search list, with other servers.
+fn with_servers(config: ResolverConfig, servers: Vec<NameServerConfig>) -> ResolverConfig {
+    let (domain, search, _) = config.into_parts();
     ResolverConfig::from_parts(domain, search, servers)
 }
 

@@ -145,3 +145,62 @@ fn resolv_conf_is_followed_and_may_be_missing() {
     let (none, _) = system(Path::new("/nowhere")).unwrap();
     assert_eq!(none.name_servers()[0].ip, ips(&["127.0.0.1"])[0]);
 }
+
+#[tokio::test]
+async fn a_name_with_an_underscore_is_a_name() {
+    let dns = TestDns::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let hosts = folder.path().join("hosts");
+    std::fs::write(&hosts, "10.9.9.9 my_host\n").unwrap();
+    let resolver = Resolver::with_files(options(&dns), "/nowhere".into(), hosts).unwrap();
+    for name in ["my_service", "a_.corp_x.test", "_grpc.test", "XN_Y.test"] {
+        let asked = name.to_ascii_lowercase();
+        dns.set(&asked, Answer::Addresses(ips(&["10.0.0.1"]), 5));
+        let found = resolver.lookup(name).await.unwrap();
+        assert_eq!(found.addresses, ips(&["10.0.0.1"]), "{name}");
+    }
+    let found = resolver.lookup("my_host").await.unwrap();
+    assert_eq!(found.addresses, ips(&["10.9.9.9"]));
+    dns.set(
+        "xn--bcher-kva.test",
+        Answer::Addresses(ips(&["10.0.0.2"]), 5),
+    );
+    let found = resolver.lookup("bücher.test").await.unwrap();
+    assert_eq!(found.addresses, ips(&["10.0.0.2"]));
+    for name in ["a b", "a..b", "a/b"] {
+        let failed = resolver.lookup(name).await.unwrap_err();
+        assert!(
+            matches!(failed, LookupError::BadName { .. }),
+            "{name}: {failed:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn other_servers_leave_the_search_list_as_it_is() {
+    let dns = TestDns::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("resolv.conf");
+    let name = "db.ns.svc.cluster.test";
+    dns.set(name, Answer::Addresses(ips(&["10.0.0.1"]), 5));
+    let ask = async |resolv_conf: &str, host: &str| {
+        std::fs::write(&path, resolv_conf).unwrap();
+        let resolver = Resolver::with_files(options(&dns), path.clone(), "/nowhere".into());
+        resolver.unwrap().lookup(host).await.map(|it| it.addresses)
+    };
+    // As a kubelet writes it, and without any server.
+    let search = "search ns.svc.cluster.test svc.cluster.test\noptions ndots:5\n";
+    for resolv_conf in [
+        search.to_owned(),
+        format!("nameserver 192.0.2.53\n{search}"),
+    ] {
+        for host in ["db", "db.ns"] {
+            let found = ask(&resolv_conf, host).await;
+            assert_eq!(found.unwrap(), ips(&["10.0.0.1"]), "{resolv_conf}{host}");
+        }
+    }
+    // With ndots:5 the list goes first.
+    assert_eq!(dns.asked("db.ns"), 0);
+    assert!(ask("search :\n", "db").await.is_err());
+    assert_eq!(ask("search :\n", name).await.unwrap(), ips(&["10.0.0.1"]));
+}
