@@ -108,7 +108,7 @@ impl Map {
         self.entries.push((key, node));
     }
 
-    /// The map under `name`, made if need be.
+    /// The map under `name`, made if need be: what is left empty holds nothing, and takes anything.
     pub(super) fn child(&mut self, name: &str, place: &Place) -> Option<&mut Self> {
         if !self
             .entries
@@ -127,6 +127,9 @@ impl Map {
             .entries
             .iter_mut()
             .find(|(key, _)| key.value.eq_ignore_ascii_case(name))?;
+        if node.is_null() {
+            node.value = Value::Map(Self::default());
+        }
         match &mut node.value {
             Value::Map(map) => Some(map),
             _ => None,

@@ -181,6 +181,30 @@ fn the_environment_wins_over_the_file() {
     );
 }
 
+/// A section without content would otherwise swallow what the environment says.
+#[test]
+fn the_environment_fills_sections_that_the_file_leaves_empty() {
+    for empty in ["", "~", "null", "{}", "# later"] {
+        let file = format!("downstream_mtls: {empty}\nRuntime_Flags: {empty}\n");
+        let (value, said) = overlaid(
+            &file,
+            &[
+                ("DOWNSTREAM_MTLS_CA_FILE", "/ca.pem"),
+                ("RUNTIME_FLAGS_ROUTES_PORTAL", "false"),
+            ],
+        );
+        assert_eq!(said, "");
+        assert_eq!(
+            value,
+            serde_json::json!({
+                "downstream_mtls": {"ca_file": "/ca.pem"},
+                "Runtime_Flags": {"routes_portal": "false"},
+            }),
+            "{file}"
+        );
+    }
+}
+
 #[test]
 fn routes_that_are_no_base64_are_an_error() {
     let (_, said) = overlaid("{}", &[("POLICY", "- from: x")]);
