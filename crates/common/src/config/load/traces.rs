@@ -199,7 +199,10 @@ fn at_least(load: &mut Load<'_>, root: Section<'_>, name: &str, least: u64) -> O
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::load::tests::{config, loaded};
+    use std::path::Path;
+
+    use super::super::super::load::tests::{base, config, loaded};
+    use super::super::{ProcessSecrets, load_text};
     use super::*;
 
     fn traces(added: &str) -> TracesOptions {
@@ -264,6 +267,40 @@ mod tests {
             let pairs = [("a", "b"), ("c", "d,e")].map(|(k, v)| (k.to_owned(), v.to_owned()));
             assert_eq!(options.resource, pairs);
             assert!(!format!("{options:?}").contains("cret"));
+        }
+    }
+
+    #[test]
+    fn the_environment_is_percent_encoded_too() {
+        for variable in [
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+        ] {
+            for (text, value) in [
+                ("Authorization=Basic%20dTpw", "Basic dTpw"),
+                ("authorization = a:b=c%2Cd ,", "a:b=c,d"),
+                (r#"{"authorization": "as%20is"}"#, "as%20is"),
+            ] {
+                let loaded = load_text(
+                    Path::new("c.yaml"),
+                    &format!("{}otel_traces_exporter: otlp\n", base()),
+                    &[
+                        (variable, text),
+                        ("OTEL_RESOURCE_ATTRIBUTES", "a=b,c=d%2Ce"),
+                    ]
+                    .into_iter()
+                    .collect(),
+                    &ProcessSecrets::default(),
+                );
+                let traces = loaded.config.unwrap().traces.clone().unwrap();
+                let got = traces.headers.iter();
+                let got: Vec<_> = got
+                    .map(|(k, v)| (k.as_str(), v.to_str().unwrap()))
+                    .collect();
+                assert_eq!(got, [("authorization", value)], "{variable} {text}");
+                let pairs = [("a", "b"), ("c", "d,e")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+                assert_eq!(traces.resource, pairs);
+            }
         }
     }
 

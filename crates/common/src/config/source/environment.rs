@@ -96,6 +96,10 @@ fn read(key: &Key, variable: &str, text: &str, diagnostics: &mut Diagnostics) ->
             Some(list(&claims.collect::<Vec<_>>().join(",")))
         }
         Kind::List if !text.trim_start().starts_with('[') => Some(list(text)),
+        // OpenTelemetry's own form, whose values are percent-encoded: read where the list in a file is.
+        Kind::SecretMap if key.name.starts_with("otel_") && !text.trim_start().starts_with('{') => {
+            Some(list(text))
+        }
         Kind::Map | Kind::SecretMap if !text.trim_start().starts_with('{') => {
             Some(pairs(text, &place, diagnostics)?)
         }
@@ -141,7 +145,7 @@ fn structure(
     yaml::parse(&source, diagnostics)
 }
 
-/// `K:V,K2:V2` (headers) or `k=v,k2=v2` (OpenTelemetry).
+/// `K:V,K2:V2`, or with `=`.
 fn pairs(text: &str, place: &Place, diagnostics: &mut Diagnostics) -> Option<Node> {
     let mut map = Map::default();
     for pair in text.split(',').filter(|pair| !pair.trim().is_empty()) {
