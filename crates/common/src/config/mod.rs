@@ -10,6 +10,7 @@
 
 pub mod diagnostic;
 pub mod keys;
+mod libpq;
 mod load;
 mod options;
 pub mod place;
@@ -17,6 +18,7 @@ mod route;
 pub mod source;
 pub mod watch;
 
+pub use libpq::keywords;
 pub use load::{
     DEFAULT_FILE, DurationError, Loaded, Origin, Places, ProcessSecrets, load, load_text,
     parse_bool, parse_duration,

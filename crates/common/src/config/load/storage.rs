@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::super::diagnostic::{Diagnostic, code};
+use super::super::libpq::keywords;
 use super::super::options::{Service, Services, StorageOptions};
 use super::super::source::Environment;
 use super::reader::{Load, Section};
@@ -132,11 +133,10 @@ fn well_formed(text: &str) -> Result<(), &'static str> {
         .strip_prefix("postgres://")
         .or_else(|| text.strip_prefix("postgresql://"))
     else {
-        let keyword = text.split_whitespace().all(|pair| pair.contains('='));
-        return if keyword && !text.trim().is_empty() {
-            Ok(())
-        } else {
-            Err("this is neither a postgres:// URL nor a list of key=value")
+        return match keywords(text) {
+            Ok(pairs) if !pairs.is_empty() => Ok(()),
+            Err(problem) if text.contains('=') => Err(problem),
+            _ => Err("this is neither a postgres:// URL nor a list of key=value"),
         };
     };
     let authority = rest.split(['/', '?']).next().unwrap_or_default();
@@ -184,6 +184,9 @@ mod tests {
             "postgresql://host",
             "postgres:///db?host=/run/postgresql",
             "host=a user=b password=c",
+            "host=pg password='my secret'",
+            r"host = pg password = 'it\'s = \\ fine'  dbname=",
+            "host=a\n  user=b\n",
             "postgres://u@[::1]:5432/db",
         ] {
             assert_eq!(well_formed(good), Ok(()), "{good}");
@@ -193,6 +196,10 @@ mod tests {
             "mysql://x",
             "postgres://u:p/w@host/db",
             "postgres://host:port/db",
+            "host=pg password",
+            "host=pg password='my secret",
+            "=a",
+            "  ",
         ] {
             assert!(well_formed(bad).is_err(), "{bad}");
         }

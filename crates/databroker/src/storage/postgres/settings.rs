@@ -1,12 +1,13 @@
 //! Connection strings as libpq and pgx understand them: URI or `key=value`, several hosts, PG* variables. Pure.
 
-mod keywords;
 mod uri;
 
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use postern_common::config::keywords;
 
 /// Where Postgres is and how to talk to it.
 #[derive(Clone, PartialEq, Eq)]
@@ -104,7 +105,7 @@ impl Settings {
         let given = if text.starts_with("postgres://") || text.starts_with("postgresql://") {
             uri::pairs(text)?
         } else {
-            keywords::pairs(text)?
+            keywords(text).map_err(SettingsError::Syntax)?
         };
         from_pairs(&given, env)
     }

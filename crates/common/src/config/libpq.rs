@@ -1,12 +1,10 @@
-//! `host=a port=5432 password='it\'s'`.
+//! libpq's connection strings of keywords: `host=a port = 5432 password='it\'s'`.
 
 use std::iter::Peekable;
 use std::str::Chars;
 
-use super::SettingsError;
-
-/// The parameters of a string of pairs.
-pub(super) fn pairs(text: &str) -> Result<Vec<(String, String)>, SettingsError> {
+/// The parameters of a string of pairs, in their order. The error never shows a value.
+pub fn keywords(text: &str) -> Result<Vec<(String, String)>, &'static str> {
     let mut pairs = Vec::new();
     let mut rest = text.chars().peekable();
     loop {
@@ -20,14 +18,14 @@ pub(super) fn pairs(text: &str) -> Result<Vec<(String, String)>, SettingsError> 
         }
         skip_space(&mut rest);
         if key.is_empty() || rest.next() != Some('=') {
-            return Err(SettingsError::Syntax("a key is not followed by ="));
+            return Err("a key is not followed by =");
         }
         skip_space(&mut rest);
         pairs.push((key, value(&mut rest)?));
     }
 }
 
-fn value(rest: &mut Peekable<Chars<'_>>) -> Result<String, SettingsError> {
+fn value(rest: &mut Peekable<Chars<'_>>) -> Result<String, &'static str> {
     let quoted = rest.next_if_eq(&'\'').is_some();
     let mut value = String::new();
     loop {
@@ -36,7 +34,7 @@ fn value(rest: &mut Peekable<Chars<'_>>) -> Result<String, SettingsError> {
             Some('\\') => value.extend(rest.next()),
             Some(c) if c.is_whitespace() && !quoted => return Ok(value),
             Some(c) => value.push(c),
-            None if quoted => return Err(SettingsError::Syntax("a quote is not closed")),
+            None if quoted => return Err("a quote is not closed"),
             None => return Ok(value),
         }
     }
