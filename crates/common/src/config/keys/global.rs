@@ -187,7 +187,7 @@ pub const GLOBAL: &[Key] = &[
     key(
         "grpc_address",
         Address,
-        ":443, 127.0.0.1:5443 in all-in-one",
+        ":443; :5443 beside proxy or authenticate; 127.0.0.1:5443 in all-in-one",
         P0,
         Works,
         "where authorize and databroker serve gRPC",

@@ -163,7 +163,8 @@ pub fn process(load: &mut Load<'_>, root: Section<'_>) -> ProcessOptions {
 }
 
 /// In all-in-one a gRPC listener on loopback, unless an interface is named: other processes have
-/// no business there. Alone, `:443` on every interface.
+/// no business there. Elsewhere they have, so it is on every interface: on 443, or on 5443 where
+/// the web is served too.
 #[expect(
     clippy::option_option,
     reason = "an invalid address and none at all are told apart"
@@ -200,7 +201,11 @@ fn grpc_address(
             } else {
                 5443
             };
-            Some(Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
+            Some(Some(if services.is_all() {
+                SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+            } else {
+                any(port)
+            }))
         }
         None => Some(Some(any(443))),
     }

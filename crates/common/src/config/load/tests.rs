@@ -432,6 +432,31 @@ fn grpc_listens_on_loopback_in_all_in_one() {
         Some("127.0.0.1:5444")
     );
     assert_eq!(listen("grpc_address: ''\n"), None);
+    // All four by name are the same.
+    let all = "services: proxy,authorize,authenticate,databroker\n";
+    assert_eq!(listen(all).as_deref(), Some("127.0.0.1:5443"));
+}
+
+#[test]
+fn grpc_of_a_mixed_node_is_there_for_the_others() {
+    for services in ["proxy,databroker", "authenticate,authorize,databroker"] {
+        let listen = |added: &str| {
+            let urls = "authorize_service_url: http://a\n";
+            config(&format!("services: '{services}'\n{urls}{added}"))
+                .listen
+                .grpc
+                .map(|address| address.to_string())
+        };
+        for (added, address) in [
+            ("", Some("[::]:5443")),
+            ("grpc_address: ':443'\n", Some("[::]:5443")),
+            ("address: ':5443'\n", Some("[::]:5444")),
+            ("grpc_address: ':9000'\n", Some("[::]:9000")),
+            ("grpc_address: ''\n", None),
+        ] {
+            assert_eq!(listen(added).as_deref(), address, "{services} {added}");
+        }
+    }
 }
 
 #[test]
