@@ -311,9 +311,11 @@ pub fn bearer_format(load: &mut Load<'_>, section: Section<'_>) -> Option<Bearer
 }
 
 /// Algorithms that a verifier may allow.
-const ALGORITHMS: [&str; 10] = [
-    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
+const ALGORITHMS: [&str; 9] = [
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA",
 ];
+/// Pomerium knows it too; nothing here can verify it.
+const UNSUPPORTED_ALGORITHM: &str = "ES512";
 
 /// `identity_providers`: verifiers of JWTs made elsewhere.
 pub fn verifiers(load: &mut Load<'_>, root: Section<'_>) -> BTreeMap<String, JwtVerifier> {
@@ -354,7 +356,10 @@ pub fn verifiers(load: &mut Load<'_>, root: Section<'_>) -> BTreeMap<String, Jwt
                 .at(&name.place),
             );
         }
-        let algorithms = section.list(load, "supported_algs");
+        let mut algorithms = section.list(load, "supported_algs");
+        if let Some(listed) = &mut algorithms {
+            leave_unsupported_out(load, listed);
+        }
         for algorithm in algorithms.iter().flatten() {
             if !ALGORITHMS.contains(&algorithm.value.as_str()) {
                 load.invalid(
@@ -385,4 +390,28 @@ pub fn verifiers(load: &mut Load<'_>, root: Section<'_>) -> BTreeMap<String, Jwt
         );
     }
     found
+}
+
+/// Where what nothing here can verify is all that is allowed, every token would be refused.
+fn leave_unsupported_out(load: &mut Load<'_>, listed: &mut Vec<At<String>>) {
+    let is_supported = |algorithm: &At<String>| algorithm.value != UNSUPPORTED_ALGORITHM;
+    let say: fn(_, String) -> Diagnostic = if listed.iter().any(is_supported) {
+        Diagnostic::warning
+    } else {
+        Diagnostic::error
+    };
+    for algorithm in listed.iter().filter(|it| !is_supported(it)) {
+        let message = format!(
+            "tokens signed with {UNSUPPORTED_ALGORITHM} are refused: its curve P-521 is not supported"
+        );
+        load.say(
+            say(code::UNSUPPORTED, message)
+                .at(&algorithm.place)
+                .help(format!(
+                    "have them signed with one of {}",
+                    ALGORITHMS.join(", ")
+                )),
+        );
+    }
+    listed.retain(is_supported);
 }

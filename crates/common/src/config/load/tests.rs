@@ -438,6 +438,28 @@ fn grpc_listens_on_loopback_in_all_in_one() {
 }
 
 #[test]
+fn es512_is_told_where_it_is_listed() {
+    let with = |algorithms: &str| {
+        format!(
+            "identity_providers: {{ci: {{issuer: 'https://ci.test', audiences: [a], supported_algs: [{algorithms}]}}}}\n"
+        )
+    };
+    let both = loaded(&with("ES512, ES256"));
+    let told = both.diagnostics.to_string();
+    assert!(
+        told.contains("warning[not-supported-yet]: tokens signed with ES512"),
+        "{told}"
+    );
+    let config = both.config.unwrap();
+    assert_eq!(config.jwt_verifiers["ci"].algorithms, ["ES256"]);
+    let alone = loaded(&with("ES512"));
+    assert_eq!(errors(&alone).len(), 1, "{}", alone.diagnostics);
+    assert!(errors(&alone)[0].contains("ES512"), "{}", alone.diagnostics);
+    assert!(errors(&loaded(&with("HS256")))[0].contains("HS256"));
+    assert_eq!(said(&with("ES256, RS256")), "");
+}
+
+#[test]
 fn grpc_of_a_mixed_node_is_there_for_the_others() {
     for services in ["proxy,databroker", "authenticate,authorize,databroker"] {
         let listen = |added: &str| {
