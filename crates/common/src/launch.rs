@@ -76,7 +76,7 @@ where
         Err(error) => error.exit(),
     };
     match arguments.command {
-        Some(Command::Health(args)) => args.run(),
+        Some(Command::Health(args)) => args.run(arguments.config),
         None => process(arguments.config, Some(service), run),
     }
 }

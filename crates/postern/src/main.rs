@@ -21,7 +21,7 @@ use postern_common::telemetry::log::chain;
 struct Arguments {
     /// The configuration: YAML, JSON or TOML. Without it, /pomerium/config.yaml if there is one,
     /// else the environment alone
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
@@ -72,7 +72,7 @@ fn main() -> ExitCode {
         Some(Command::KubernetesSecrets(args)) => block_on(kubernetes_secrets::run(args)),
         Some(Command::Check(args)) => run_check(args, arguments.config),
         Some(Command::Doctor(args)) => run_doctor(args, arguments.config),
-        Some(Command::Health(args)) => args.run(),
+        Some(Command::Health(args)) => args.run(arguments.config),
     }
 }
 

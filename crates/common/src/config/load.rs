@@ -6,6 +6,7 @@
 mod certificates;
 mod checksum;
 mod dns;
+mod health;
 mod http;
 mod mask;
 mod mtls;
@@ -26,6 +27,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use health::{health_address, listener_address};
 pub use places::Places;
 pub use scalars::{DurationError, parse_bool, parse_duration};
 pub use secrets::ProcessSecrets;

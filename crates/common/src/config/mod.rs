@@ -20,8 +20,8 @@ pub mod watch;
 
 pub use libpq::keywords;
 pub use load::{
-    DEFAULT_FILE, DurationError, Loaded, Origin, Places, ProcessSecrets, load, load_text,
-    parse_bool, parse_duration,
+    DEFAULT_FILE, DurationError, Loaded, Origin, Places, ProcessSecrets, health_address,
+    listener_address, load, load_text, parse_bool, parse_duration,
 };
 pub use options::*;
 pub use route::*;

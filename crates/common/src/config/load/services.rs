@@ -284,7 +284,7 @@ pub fn address_of(
     }
 }
 
-fn parse_address(text: &str, default_port: Option<u16>) -> Result<SocketAddr, String> {
+pub fn parse_address(text: &str, default_port: Option<u16>) -> Result<SocketAddr, String> {
     let bare = text.parse::<IpAddr>().ok().map(|ip| (ip, None));
     let (ip, port) = if let Some(found) = bare {
         found
