@@ -264,8 +264,7 @@ impl Remote {
             parts: config.parts,
             name: format!("rpc.{}", config.service),
             service: config.service.clone(),
-            nobody: Mutex::default(),
-            split: Mutex::default(),
+            held: Mutex::default(),
             // Both sides of a split have been asked again before it is told.
             split_patience: config.probes.records_interval * 3 / 2,
             lines: RateLimit::new(SPLIT_LINES),
@@ -395,13 +394,20 @@ struct Told {
     parts: Parts,
     name: String,
     service: String,
-    /// Held while no endpoint takes calls.
-    nobody: Mutex<Option<NotReady>>,
-    split: Mutex<Split>,
+    held: Mutex<Held>,
     split_patience: Duration,
     lines: RateLimit,
     /// Others tell now.
     replaced: CancellationToken,
+}
+
+/// What is told as a fault for as long as it lasts. Its lock makes one step of looking and telling:
+/// endpoints change on several threads, and who looked first must not tell last.
+#[derive(Debug, Default)]
+struct Held {
+    /// While no endpoint takes calls.
+    nobody: Option<NotReady>,
+    split: Split,
 }
 
 /// Databrokers under one name that do not share their records.
@@ -419,6 +425,7 @@ impl Told {
         if self.replaced.is_cancelled() {
             return;
         }
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let endpoints = balancer.endpoints.load();
         let ready = endpoints
             .iter()
@@ -427,14 +434,11 @@ impl Told {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         balancer.counts.endpoints.set(number(endpoints.len()));
         balancer.counts.ready.set(number(ready));
-        {
-            let mut nobody = self.nobody.lock().unwrap_or_else(PoisonError::into_inner);
-            if ready > 0 {
-                *nobody = None;
-            } else {
-                nobody
-                    .get_or_insert_with(|| self.parts.degraded(&self.name, "no endpoint is ready"));
-            }
+        if ready > 0 {
+            held.nobody = None;
+        } else {
+            held.nobody
+                .get_or_insert_with(|| self.parts.degraded(&self.name, "no endpoint is ready"));
         }
         let mut facts = BTreeMap::new();
         for endpoint in endpoints.iter() {
@@ -450,7 +454,7 @@ impl Told {
             }
             facts.insert(endpoint.address.to_string(), fact);
         }
-        self.compare(balancer, &endpoints);
+        self.compare(balancer, &endpoints, &mut held.split);
         for (target, lookup) in discovery.lookups() {
             let confirmed = lookup.confirmed;
             let age = confirmed.map(|at| Timestamp::now().duration_since(at).as_secs());
@@ -489,7 +493,7 @@ impl Told {
     }
 
     /// What only shows when endpoints are seen side by side.
-    fn compare(&self, balancer: &Balancer, endpoints: &[Arc<Endpoint>]) {
+    fn compare(&self, balancer: &Balancer, endpoints: &[Arc<Endpoint>], split: &mut Split) {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         let other = endpoints.iter().filter(|endpoint| {
             let version = endpoint.about().version;
@@ -504,13 +508,12 @@ impl Told {
             }
         }
         balancer.counts.records.set(number(records.len()));
-        let mut split = self.split.lock().unwrap_or_else(PoisonError::into_inner);
         if records.len() < 2 {
             *split = Split::None;
             return;
         }
         let now = Instant::now();
-        match &*split {
+        match split {
             Split::None => *split = Split::Suspected(now),
             Split::Suspected(since) if now - *since < self.split_patience => {}
             Split::Suspected(_) | Split::Told(_) => {
@@ -523,7 +526,7 @@ impl Told {
                 if let Some(held_back) = self.lines.pass("split", now) {
                     tracing::error!(target_url = balancer.name, held_back, "{why}");
                 }
-                if let Split::Suspected(_) = *split {
+                if let Split::Suspected(_) = split {
                     *split = Split::Told(self.parts.degraded(&self.name, &why));
                 }
             }
