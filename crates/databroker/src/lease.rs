@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use postern_common::crypto::random;
 
+use crate::storage::length;
 use crate::writer::MAX_NAME;
 
 /// The longest lease.
@@ -30,9 +31,8 @@ pub fn names(name: &str, id: &str) -> Result<(), LeaseError> {
 }
 
 pub fn duration(duration: Option<&prost_types::Duration>) -> Result<Duration, LeaseError> {
-    let duration = duration.ok_or(LeaseError::Duration)?;
-    Duration::try_from(*duration)
-        .ok()
+    duration
+        .and_then(length)
         .filter(|duration| !duration.is_zero() && *duration <= MAX_DURATION)
         .ok_or(LeaseError::Duration)
 }
@@ -50,7 +50,15 @@ mod tests {
         let read = |seconds, nanos| duration(Some(&prost_types::Duration { seconds, nanos }));
         assert_eq!(read(30, 0), Ok(Duration::from_secs(30)));
         assert_eq!(read(0, 1), Ok(Duration::from_nanos(1)));
-        for (seconds, nanos) in [(0, 0), (-1, 0), (0, -1), (86_401, 0), (i64::MAX, 0)] {
+        for (seconds, nanos) in [
+            (0, 0),
+            (-1, 0),
+            (0, -1),
+            (86_401, 0),
+            (30, 1_000_000_000),
+            (i64::MAX, i32::MAX),
+            (i64::MIN, i32::MIN),
+        ] {
             assert_eq!(
                 read(seconds, nanos),
                 Err(LeaseError::Duration),

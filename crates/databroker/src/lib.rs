@@ -36,6 +36,7 @@ use std::error::Error;
 use std::sync::Arc;
 
 use postern_common::rpc::stubs::databroker::Record;
+use postern_common::rpc::stubs::databroker::checkpoint_service_server::CheckpointServiceServer;
 use postern_common::rpc::stubs::databroker::data_broker_service_server::DataBrokerServiceServer;
 use postern_common::rpc::stubs::registry::registry_server::RegistryServer;
 use postern_common::rpc::token::{self, TokenKeys};
@@ -48,6 +49,7 @@ use tonic::service::Routes;
 use crate::feed::{Feed, State};
 use crate::registry::Registry;
 use crate::server::Service;
+use crate::server::checkpoint::Checkpoints;
 use crate::storage::{Operation, Storage};
 use crate::tidy::Housekeeping;
 use crate::writer::{Receipt, WriteError, Writer};
@@ -84,6 +86,7 @@ impl Databroker {
                 writer,
                 feed,
                 copies: Arc::new(Semaphore::new(server::stream::COPIES)),
+                unread: Arc::default(),
                 stop,
             },
             tasks,
@@ -95,7 +98,9 @@ impl Databroker {
         let service = DataBrokerServiceServer::new(self.service.clone())
             .max_decoding_message_size(MAX_MESSAGE);
         let registry = RegistryServer::new(self.registry.clone());
-        let routes = Routes::new(service).add_service(registry);
+        let routes = Routes::new(service)
+            .add_service(registry)
+            .add_service(CheckpointServiceServer::new(Checkpoints));
         token::require(trace::serve(routes), keys, &[])
     }
 

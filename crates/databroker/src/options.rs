@@ -1,7 +1,10 @@
 //! How the records of a type are kept: what may be set, and what the databroker itself sets at its start.
 
+use std::time::Duration;
+
 use postern_common::rpc::stubs::databroker::Options;
 
+use crate::storage::length;
 use crate::writer::MAX_NAME;
 
 /// Most indexed fields of a type.
@@ -15,7 +18,7 @@ pub enum OptionsError {
         "at most {MAX_FIELDS} fields can be indexed, each with a name of 1 to {MAX_NAME} bytes"
     )]
     Fields,
-    #[error("ttl must be above 0")]
+    #[error("ttl must be above 0 and of at most 292 years")]
     Ttl,
 }
 
@@ -38,12 +41,17 @@ pub fn check(kind: &str, options: &Options) -> Result<(), OptionsError> {
     {
         return Err(OptionsError::Fields);
     }
-    match options.ttl {
-        Some(ttl) if ttl.seconds < 0 || ttl.nanos < 0 || (ttl.seconds, ttl.nanos) == (0, 0) => {
-            Err(OptionsError::Ttl)
-        }
-        _ => Ok(()),
+    if options.ttl.is_some() && ttl(options).is_none() {
+        return Err(OptionsError::Ttl);
     }
+    Ok(())
+}
+
+/// How long records are kept after they were written, if there is an end to it: above nothing, and
+/// as many nanoseconds as fit into 64 bits with their sign, which is what Pomerium can keep.
+pub fn ttl(options: &Options) -> Option<Duration> {
+    let ttl = length(options.ttl.as_ref()?)?;
+    (!ttl.is_zero() && i64::try_from(ttl.as_nanos()).is_ok()).then_some(ttl)
 }
 
 /// What types need that Pomerium's services write, and those of the identity manager.
@@ -106,6 +114,24 @@ mod tests {
         assert_eq!(check("", &Options::default()), Err(OptionsError::Kind));
         assert_eq!(check("t", &ttl(0)), Err(OptionsError::Ttl));
         assert_eq!(check("t", &ttl(-5)), Err(OptionsError::Ttl));
+        for (seconds, nanos) in [
+            (i64::MAX, 999_999_999),
+            (i64::MAX, i32::MAX),
+            (i64::MIN, i32::MIN),
+            (0, -1),
+            (10_000_000_000, 0),
+        ] {
+            let options = Options {
+                ttl: Some(prost_types::Duration { seconds, nanos }),
+                ..Options::default()
+            };
+            assert_eq!(
+                check("t", &options),
+                Err(OptionsError::Ttl),
+                "{seconds} {nanos}"
+            );
+        }
+        assert_eq!(check("t", &ttl(9_000_000_000)), Ok(()));
         let fields = Options {
             indexable_fields: vec![String::new()],
             ..Options::default()

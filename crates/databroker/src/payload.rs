@@ -15,6 +15,8 @@ static KNOWN: LazyLock<DescriptorPool> =
     LazyLock::new(|| DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap_or_default());
 
 const STRUCT: &str = "google.protobuf.Struct";
+/// In seconds, by protobuf's own definition: about 10,000 years.
+const LONGEST_DURATION: u64 = 315_576_000_000;
 
 /// A payload whose type is known.
 #[derive(Debug, Clone, PartialEq)]
@@ -164,12 +166,12 @@ fn text_of_message(message: &DynamicMessage) -> Option<String> {
                 .ok()?
                 .to_string(),
         ),
-        "google.protobuf.Duration" => Some(
-            message
-                .transcode_to::<prost_types::Duration>()
-                .ok()?
-                .to_string(),
-        ),
+        "google.protobuf.Duration" => message
+            .transcode_to::<prost_types::Duration>()
+            .ok()
+            // What is no duration to protobuf overflows when it is printed.
+            .filter(|duration| duration.seconds.unsigned_abs() <= LONGEST_DURATION)
+            .map(|duration| duration.to_string()),
         _ => None,
     }
 }
@@ -248,6 +250,31 @@ mod tests {
         );
         for absent in ["idp_id", "user", "user_id.x", "claims", "claims.groups", ""] {
             assert_eq!(session.text_at(absent), None, "{absent}");
+        }
+    }
+
+    #[test]
+    fn times_and_durations_may_be_anything() {
+        use postern_common::rpc::stubs::databroker::Options;
+        let of = |seconds, nanos| {
+            let options = Options {
+                ttl: Some(prost_types::Duration { seconds, nanos }),
+                ..Options::default()
+            };
+            let payload = Payload::read(&any("x/databroker.Options", &options)).unwrap();
+            payload.text_at("ttl")
+        };
+        assert_eq!(of(90, 0).as_deref(), Some("90s"));
+        assert_eq!(of(i64::MIN, i32::MIN), None);
+        assert_eq!(of(i64::MIN + 1, -1_000_000_000), None);
+        assert_eq!(of(i64::MAX, i32::MAX), None);
+        for (seconds, nanos) in [(i64::MIN, i32::MIN), (i64::MAX, i32::MAX)] {
+            let session = Session {
+                issued_at: Some(prost_types::Timestamp { seconds, nanos }),
+                ..Session::default()
+            };
+            let payload = Payload::read(&any("x/session.Session", &session)).unwrap();
+            assert!(payload.text_at("issued_at").is_some());
         }
     }
 

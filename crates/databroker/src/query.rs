@@ -1,5 +1,6 @@
 //! Filters of `Query`: read from a `Struct`, planned, and held against records. Pure.
 
+use ipnet::IpNet;
 use postern_common::rpc::stubs::databroker::Record;
 use prost_types::{Struct, Value, value::Kind};
 
@@ -32,6 +33,8 @@ pub enum FilterError {
     Unsupported(String),
     #[error("a filter may have at most {MAX_CONDITIONS} conditions and {MAX_DEPTH} levels")]
     TooBig,
+    #[error("no record has a {0} with NUL")]
+    Nul(&'static str),
 }
 
 const EQUALS: [&str; 5] = ["=", "==", "$eq", "$equals", "$is"];
@@ -91,6 +94,34 @@ impl Filter {
         }
     }
 
+    /// Whether an address is looked up in the networks of records.
+    pub fn asks_for_network(&self) -> bool {
+        match self {
+            Self::And(parts) | Self::Or(parts) => parts.iter().any(Self::asks_for_network),
+            Self::Not(part) => part.asks_for_network(),
+            Self::Equals { path, .. } => path == "$index",
+        }
+    }
+
+    /// How close a record that matches comes to what was looked up: its id the closest, then the
+    /// longer the prefix of its network.
+    pub fn closeness(&self, record: &Record, payload: Option<&Payload>) -> Closeness {
+        match self {
+            Self::And(parts) | Self::Or(parts) => {
+                let each = parts.iter().map(|part| part.closeness(record, payload));
+                each.max().unwrap_or(Closeness::Any)
+            }
+            Self::Not(_) => Closeness::Any,
+            Self::Equals { path, value } => match path.as_str() {
+                "id" if record.id == *value => Closeness::Id,
+                "$index" => containing(payload, value).map_or(Closeness::Any, |network| {
+                    Closeness::Network(network.prefix_len())
+                }),
+                _ => Closeness::Any,
+            },
+        }
+    }
+
     /// `payload` is the record's, if it can be read.
     pub fn matches(&self, record: &Record, payload: Option<&Payload>) -> bool {
         match self {
@@ -100,16 +131,27 @@ impl Filter {
             Self::Equals { path, value } => match path.as_str() {
                 "id" => record.id == *value,
                 "type" => record.r#type == *value,
-                "$index" => {
-                    let network = payload.and_then(Payload::network);
-                    network
-                        .zip(parse_network(value))
-                        .is_some_and(|(ours, asked)| ours.contains(&asked))
-                }
+                "$index" => containing(payload, value).is_some(),
                 path => payload.and_then(|payload| payload.text_at(path)).as_ref() == Some(value),
             },
         }
     }
+}
+
+/// See [`Filter::closeness`]; the greatest comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Closeness {
+    Any,
+    Network(u8),
+    Id,
+}
+
+/// The network of a record, if it contains the one that is asked for.
+fn containing(payload: Option<&Payload>, asked: &str) -> Option<IpNet> {
+    let ours = payload.and_then(Payload::network)?;
+    parse_network(asked)
+        .filter(|asked| ours.contains(asked))
+        .map(|_| ours)
 }
 
 fn read_object(
@@ -162,6 +204,11 @@ fn read_value(
         Some(Kind::BoolValue(it)) => it.to_string(),
         Some(Kind::NullValue(_)) | None => String::from("null"),
     };
+    for name in ["id", "type"] {
+        if path == name && text.contains('\0') {
+            return Err(FilterError::Nul(name));
+        }
+    }
     Ok(Filter::Equals {
         path: path.to_owned(),
         value: text,

@@ -1,9 +1,11 @@
 //! The gRPC service. It translates: what is decided is decided in the rooms it calls.
 
+pub mod checkpoint;
 mod query;
 pub mod stream;
 #[cfg(test)]
 mod tests;
+pub mod unread;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +29,7 @@ use crate::lease::{self, LeaseError};
 use crate::options;
 use crate::storage::{Operation, RecordKey, Refused, Storage, StorageError};
 use crate::writer::{WriteError, Writer};
+use unread::Unread;
 
 /// How long one question to the storage may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -38,6 +41,7 @@ pub struct Service {
     pub(crate) feed: Feed,
     /// Turns to read a page for somebody who copies everything.
     pub(crate) copies: Arc<Semaphore>,
+    pub(crate) unread: Arc<Unread>,
     /// Ends the streams.
     pub(crate) stop: CancellationToken,
 }
@@ -73,12 +77,16 @@ impl DataBrokerService for Service {
 
     async fn get(&self, request: Request<GetRequest>) -> Answer<GetResponse> {
         let GetRequest { r#type: kind, id } = request.into_inner();
+        let not_found = || Status::not_found("record not found");
+        if has_nul(&kind) || has_nul(&id) {
+            return Err(not_found());
+        }
         let record = deadline(self.storage.get(&RecordKey { kind, id })).await?;
         match record {
             Some(record) => Ok(Response::new(GetResponse {
                 record: Some(record),
             })),
-            None => Err(Status::not_found("record not found")),
+            None => Err(not_found()),
         }
     }
 
@@ -89,7 +97,9 @@ impl DataBrokerService for Service {
 
     async fn put(&self, request: Request<PutRequest>) -> Answer<PutResponse> {
         let id = WriteId::of(request.metadata());
-        let operation = Operation::Put(request.into_inner().records);
+        let records = request.into_inner().records;
+        self.unread.tell(&records);
+        let operation = Operation::Put(records);
         let receipt = self
             .writer
             .write(once(id, operation))
@@ -205,6 +215,19 @@ impl Service {
             Err(Status::already_exists("another holds the lease"))
         }
     }
+}
+
+/// The type that is asked for, `None` for all. Nothing is written under one with NUL, and not every
+/// storage can be asked for it.
+fn kind(asked: String) -> Result<Option<String>, Status> {
+    if has_nul(&asked) {
+        return Err(Status::invalid_argument("no type has NUL in its name"));
+    }
+    Ok(Some(asked).filter(|kind| !kind.is_empty()))
+}
+
+fn has_nul(name: &str) -> bool {
+    name.contains('\0')
 }
 
 fn once(id: Option<WriteId>, operation: Operation) -> Operation {

@@ -4,9 +4,9 @@ use postern_common::rpc::stubs::databroker::{QueryRequest, QueryResponse, Record
 use prost::Message as _;
 use tonic::Status;
 
-use super::deadline;
+use super::{deadline, kind};
 use crate::payload::Payload;
-use crate::query::{Filter, FilterError};
+use crate::query::{Closeness, Filter, FilterError};
 use crate::storage::{PageStart, Storage};
 
 /// How many records may be opened to answer one query.
@@ -27,7 +27,7 @@ pub(super) async fn answer(
         .map(Filter::read)
         .transpose()
         .map_err(|error| filter_status(&error))?;
-    let kind = (!request.r#type.is_empty()).then_some(request.r#type);
+    let kind = kind(request.r#type)?;
     // Read first: who follows from here on misses nothing.
     let head = deadline(storage.head()).await?;
 
@@ -45,14 +45,24 @@ pub(super) async fn answer(
     } else {
         let filter = filter.unwrap_or(Filter::And(Vec::new()));
         let candidates = candidates(storage, kind, &filter).await?;
-        let matching: Vec<_> = candidates
+        let mut matching: Vec<_> = candidates
             .into_iter()
-            .filter(|record| matches(&filter, &text, record))
+            .filter_map(|record| Some((matches(&filter, &text, &record)?, record)))
             .collect();
+        if filter.asks_for_network() {
+            // Who takes the first one wants the one that says the most about this address. What is
+            // equally close stays in the order of the ids.
+            matching.sort_by(|(one, a), (other, b)| a.r#type.cmp(&b.r#type).then(other.cmp(one)));
+        }
         let skip = usize::try_from(offset).unwrap_or(usize::MAX);
         (
             matching.len() as u64,
-            matching.into_iter().skip(skip).take(limit).collect(),
+            matching
+                .into_iter()
+                .map(|(_, record)| record)
+                .skip(skip)
+                .take(limit)
+                .collect(),
         )
     };
 
@@ -94,17 +104,21 @@ async fn candidates(
     Ok(records)
 }
 
-/// Payloads of unknown types have no text and no fields.
-fn matches(filter: &Filter, text: &str, record: &Record) -> bool {
+/// How close a record comes, if it matches. Payloads of unknown types have no text and no fields.
+fn matches(filter: &Filter, text: &str, record: &Record) -> Option<Closeness> {
     let payload = record.data.as_ref().and_then(Payload::read);
-    filter.matches(record, payload.as_ref())
-        && (text.is_empty() || payload.is_some_and(|payload| payload.contains_text(text)))
+    let matches = filter.matches(record, payload.as_ref())
+        && (text.is_empty()
+            || payload
+                .as_ref()
+                .is_some_and(|payload| payload.contains_text(text)));
+    matches.then(|| filter.closeness(record, payload.as_ref()))
 }
 
 fn filter_status(error: &FilterError) -> Status {
     match error {
         FilterError::Unsupported(_) => Status::unimplemented(error.to_string()),
-        FilterError::NotAList(_) | FilterError::TooBig => {
+        FilterError::NotAList(_) | FilterError::TooBig | FilterError::Nul(_) => {
             Status::invalid_argument(error.to_string())
         }
     }

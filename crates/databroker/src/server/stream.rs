@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status};
 
-use super::{Service, deadline};
+use super::{Service, deadline, kind};
 use crate::feed::{Page, State};
 use crate::storage::{Changes, PageStart, timestamp};
 
@@ -46,7 +46,7 @@ pub(super) async fn sync_latest(
     service: &Service,
     request: SyncLatestRequest,
 ) -> Result<ReceiverStream<Result<SyncLatestResponse, Status>>, Status> {
-    let kind = (!request.r#type.is_empty()).then_some(request.r#type);
+    let kind = kind(request.r#type)?;
     // Before the records: changes made while they are read come again in the Sync that follows.
     let head = deadline(service.storage.head()).await?;
     let (sender, receiver) = mpsc::channel(BUFFER);
@@ -131,7 +131,7 @@ pub(super) async fn sync(
     let request = request.into_inner();
     let mut follower = Follower {
         service: service.clone(),
-        kind: (!request.r#type.is_empty()).then_some(request.r#type),
+        kind: kind(request.r#type)?,
         server_version: request.server_version,
         cursor: request.record_version,
         wait: request.wait.unwrap_or(true),

@@ -24,7 +24,7 @@ const SESSION: &str = "type.googleapis.com/session.Session";
 struct Running {
     client: Client,
     stop: CancellationToken,
-    _databroker: Databroker,
+    databroker: Databroker,
 }
 
 fn start() -> Running {
@@ -39,7 +39,7 @@ fn start() -> Running {
     Running {
         client,
         stop,
-        _databroker: databroker,
+        databroker,
     }
 }
 
@@ -444,6 +444,159 @@ async fn query_pages_counts_filters_and_looks_for_text() {
     }
 }
 
+fn network(id: &str, cidr: &str) -> Record {
+    let text = prost_types::Value {
+        kind: Some(prost_types::value::Kind::StringValue(cidr.to_owned())),
+    };
+    let value = |fields| prost_types::Value {
+        kind: Some(prost_types::value::Kind::StructValue(fields)),
+    };
+    let of = |name: &str, value| prost_types::Struct {
+        fields: [(name.to_owned(), value)].into(),
+    };
+    let payload = of("$index", value(of("cidr", text)));
+    Record {
+        data: Some(Any {
+            type_url: "type.googleapis.com/google.protobuf.Struct".to_owned(),
+            value: payload.encode_to_vec(),
+        }),
+        ..record("net", id, b"")
+    }
+}
+
+/// Who asks about an address takes the first record, and a policy decides on it.
+#[tokio::test]
+async fn the_network_that_says_the_most_about_an_address_comes_first() {
+    let mut running = start();
+    let client = &mut running.client;
+    for (id, cidr) in [
+        ("all", "0.0.0.0/0"),
+        ("corp", "10.0.0.0/8"),
+        ("office", "10.1.2.0/24"),
+        ("desk", "10.1.2.3"),
+        ("also-a-desk", "10.1.2.3/32"),
+        ("10.1.2.3", "10.1.0.0/16"),
+        ("elsewhere", "192.0.2.0/24"),
+    ] {
+        put(client, network(id, cidr)).await;
+    }
+    let text = |text: &str| prost_types::Value {
+        kind: Some(prost_types::value::Kind::StringValue(text.to_owned())),
+    };
+    let field = |name: &str, value| prost_types::Struct {
+        fields: [(name.to_owned(), value)].into(),
+    };
+    let either = prost_types::ListValue {
+        values: ["id", "$index"]
+            .map(|name| prost_types::Value {
+                kind: Some(prost_types::value::Kind::StructValue(field(
+                    name,
+                    text("10.1.2.3"),
+                ))),
+            })
+            .into(),
+    };
+    let either = prost_types::Value {
+        kind: Some(prost_types::value::Kind::ListValue(either)),
+    };
+    let all = "also-a-desk desk office 10.1.2.3 corp all";
+    for (kind, filter, limit, expected) in [
+        ("net", field("$index", text("10.1.2.3")), 10, all),
+        ("", field("$index", text("10.1.2.3")), 10, all),
+        ("net", field("$index", text("10.1.2.9")), 1, "office"),
+        ("net", field("$index", text("10.1.2.0/23")), 1, "10.1.2.3"),
+        (
+            "net",
+            field("$or", either),
+            10,
+            "10.1.2.3 also-a-desk desk office corp all",
+        ),
+    ] {
+        let request = QueryRequest {
+            r#type: kind.to_owned(),
+            filter: Some(filter),
+            limit,
+            ..QueryRequest::default()
+        };
+        let found = client.query(request).await.unwrap().into_inner().records;
+        let ids: Vec<_> = found.iter().map(|it| it.id.as_str()).collect();
+        assert_eq!(ids.join(" "), expected);
+    }
+}
+
+/// Postgres can't be asked for it, so that nobody is: the same on every storage.
+#[tokio::test]
+async fn nothing_has_a_name_with_nul() {
+    let mut running = start();
+    let client = &mut running.client;
+    for (kind, id) in [("t\0", "a"), ("t", "a\0")] {
+        let request = GetRequest {
+            r#type: kind.to_owned(),
+            id: id.to_owned(),
+        };
+        assert_eq!(
+            client.get(request).await.unwrap_err().code(),
+            Code::NotFound
+        );
+    }
+    let kind = || "t\0".to_owned();
+    let server_version = info(client).await.server_version;
+    let sync = client.sync(SyncRequest {
+        server_version,
+        r#type: kind(),
+        ..SyncRequest::default()
+    });
+    assert_eq!(sync.await.unwrap_err().code(), Code::InvalidArgument);
+    let latest = client.sync_latest(SyncLatestRequest { r#type: kind() });
+    assert_eq!(latest.await.unwrap_err().code(), Code::InvalidArgument);
+    for (kind, filter) in [
+        (kind(), None),
+        ("t".to_owned(), Some("id")),
+        ("t".to_owned(), Some("type")),
+    ] {
+        let filter = filter.map(|name| prost_types::Struct {
+            fields: [(
+                name.to_owned(),
+                prost_types::Value {
+                    kind: Some(prost_types::value::Kind::StringValue("a\0".to_owned())),
+                },
+            )]
+            .into(),
+        });
+        let query = client.query(QueryRequest {
+            r#type: kind,
+            filter,
+            limit: 1,
+            ..QueryRequest::default()
+        });
+        assert_eq!(query.await.unwrap_err().code(), Code::InvalidArgument);
+    }
+}
+
+#[tokio::test]
+async fn checkpoints_are_those_of_a_leader_that_follows_nobody() {
+    use postern_common::rpc::stubs::databroker::checkpoint_service_client::CheckpointServiceClient;
+    use postern_common::rpc::stubs::databroker::{
+        Checkpoint, GetCheckpointRequest, GetCheckpointResponse, SetCheckpointRequest,
+    };
+    let running = start();
+    let keys = TokenKeys::new(vec![SecretKey::random()]);
+    let routes = running.databroker.routes(keys.clone());
+    let mut client = CheckpointServiceClient::with_interceptor(routes.clone(), keys.for_client());
+    let answer = client.get_checkpoint(GetCheckpointRequest {}).await;
+    let expected = GetCheckpointResponse {
+        checkpoint: Some(Checkpoint::default()),
+        is_leader: true,
+    };
+    assert_eq!(answer.unwrap().into_inner(), expected);
+    let set = client.set_checkpoint(SetCheckpointRequest::default()).await;
+    assert_eq!(set.unwrap_err().code(), Code::Unimplemented);
+    let without = CheckpointServiceClient::new(routes)
+        .get_checkpoint(GetCheckpointRequest {})
+        .await;
+    assert_eq!(without.unwrap_err().code(), Code::Unauthenticated);
+}
+
 #[tokio::test]
 async fn leases_have_one_holder_and_may_be_renewed_again_and_again() {
     let mut running = start();
@@ -542,6 +695,21 @@ async fn options_are_set_told_and_removed() {
     let mut stream = follow(client, "t", 0).await;
     let first = stream.message().await.unwrap().unwrap().response.unwrap();
     assert!(matches!(first, sync_response::Response::Options(it) if it.options == Some(options)));
+    let endless = Options {
+        ttl: Some(prost_types::Duration {
+            seconds: i64::MAX,
+            nanos: i32::MAX,
+        }),
+        ..Options::default()
+    };
+    assert_eq!(
+        client
+            .set_options(set(Some(endless)))
+            .await
+            .unwrap_err()
+            .code(),
+        Code::InvalidArgument
+    );
     client.set_options(set(None)).await.unwrap();
     assert_eq!(
         client.get_options(get()).await.unwrap_err().code(),

@@ -280,6 +280,14 @@ pub(crate) fn timestamp(time: Timestamp) -> prost_types::Timestamp {
     }
 }
 
+/// A length of time that a client sent, if it is one: not negative, and in the form that protobuf
+/// asks for. prost's own conversion overflows far out of that.
+pub(crate) fn length(duration: &prost_types::Duration) -> Option<Duration> {
+    let seconds = u64::try_from(duration.seconds).ok()?;
+    let nanos = u32::try_from(duration.nanos).ok()?;
+    (nanos < 1_000_000_000).then(|| Duration::new(seconds, nanos))
+}
+
 /// The options that say nothing.
 pub(crate) fn is_empty(options: &Options) -> bool {
     options.capacity.is_none() && options.indexable_fields.is_empty() && options.ttl.is_none()

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use postern_common::rpc::stubs::databroker::{Options, Record};
 use prost::Message as _;
 use redb::{ReadableTable as _, Table, WriteTransaction};
@@ -14,6 +14,7 @@ use super::tables::{
     NUMBERS, OPTIONS, RECORDS, Row, SERVER_VERSION, entries, new_server_version, options,
 };
 use super::{Shared, file_error};
+use crate::options::ttl;
 use crate::patch;
 use crate::storage::index::Index;
 use crate::storage::sealed::Payloads;
@@ -386,11 +387,8 @@ impl<'t> Open<'t> {
         let mut limited = Vec::new();
         for row in self.options.iter().map_err(file_error)? {
             let (kind, bytes) = row.map_err(file_error)?;
-            if let Some(ttl) = options(bytes.value())?.ttl {
-                limited.push((
-                    kind.value().to_owned(),
-                    SignedDuration::new(ttl.seconds, ttl.nanos),
-                ));
+            if let Some(ttl) = ttl(&options(bytes.value())?) {
+                limited.push((kind.value().to_owned(), ttl));
             }
         }
         let mut expired = 0;

@@ -17,6 +17,7 @@ use super::pool::Pooled;
 use super::read::{
     OPTIONS, get, headless, query, read_options, server_version, signed, timeline, unsigned,
 };
+use crate::options::ttl;
 use crate::patch;
 use crate::storage::index::Index;
 use crate::storage::sealed::FieldHash;
@@ -529,9 +530,7 @@ impl Open<'_> {
         let limited: Vec<_> = self
             .options
             .iter()
-            .filter_map(|(kind, options)| {
-                Some((kind.clone(), Duration::try_from(options.ttl?).ok()?))
-            })
+            .filter_map(|(kind, options)| Some((kind.clone(), ttl(options)?)))
             .collect();
         let mut expired = 0;
         for (kind, ttl) in limited {
