@@ -98,6 +98,11 @@ pub fn text<'a>(claims: &'a Claims, name: &str) -> Option<&'a str> {
     claims.get(name).and_then(Value::as_str)
 }
 
+/// A claim that says something. Some providers write `null` for what others leave out.
+pub(crate) fn said<'a>(claims: &'a Claims, name: &str) -> Option<&'a Value> {
+    claims.get(name).filter(|value| !value.is_null())
+}
+
 /// What is known of a person: the ID token's claims, then those of user info, which win. These
 /// replace whatever was known before: a claim that neither holds any more is gone.
 pub fn combine(id_token: Claims, user_info: Option<Claims>) -> Claims {
@@ -126,7 +131,7 @@ pub(crate) fn put_right(claims: &mut Claims) {
         let verified = verified.eq_ignore_ascii_case("true");
         claims.insert("email_verified".into(), Value::Bool(verified));
     }
-    if !claims.contains_key("email")
+    if said(claims, "email").is_none()
         && let Some(mail) = text(claims, "mail")
             .filter(|m| m.contains('@'))
             .map(str::to_owned)

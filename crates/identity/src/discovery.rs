@@ -70,6 +70,25 @@ const READ: [&str; 12] = [
     "authorization_response_iss_parameter_supported",
 ];
 
+/// Whether what a document says under an optional name can be used.
+fn is_usable(name: &str, value: &Value) -> bool {
+    match name {
+        "userinfo_endpoint"
+        | "revocation_endpoint"
+        | "introspection_endpoint"
+        | "end_session_endpoint" => value
+            .as_str()
+            .and_then(|text| Url::parse(text).ok())
+            .is_some_and(|url| matches!(url.scheme(), "https" | "http") && url.has_host()),
+        "token_endpoint_auth_methods_supported" | "code_challenge_methods_supported" => value
+            .as_array()
+            .is_some_and(|list| list.iter().all(Value::is_string)),
+        "authorization_response_iss_parameter_supported" => value.is_boolean(),
+        // Required, and so judged by openidconnect.
+        _ => true,
+    }
+}
+
 impl Metadata {
     fn from_json(body: &[u8]) -> Result<Self, serde_json::Error> {
         let mut members: Claims = serde_json::from_slice(body)?;
@@ -78,6 +97,18 @@ impl Metadata {
             READ.contains(&name.as_str())
                 && !value.is_null()
                 && value.as_str().is_none_or(|text| !text.trim().is_empty())
+        });
+        // What is wrong where nothing need stand must not keep people out either.
+        members.retain(|name, value| {
+            let usable = is_usable(name, value);
+            if !usable {
+                tracing::warn!(
+                    name,
+                    value = printable(&value.to_string()),
+                    "the identity provider's discovery document has something unusable here, which is left aside"
+                );
+            }
+            usable
         });
         // Required by the standard and by openidconnect, left out by some; the first two are not
         // used, and who is silent about algorithms has to sign with RS256.

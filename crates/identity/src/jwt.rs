@@ -7,7 +7,7 @@ use jsonwebtoken::Algorithm;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
-use crate::claims::text;
+use crate::claims::{said, text};
 use crate::discovery::{IssuerRule, token_issuer_fits};
 use crate::error::{ProviderError, printable};
 use crate::jwks::{self, Jwks};
@@ -163,7 +163,7 @@ pub(crate) fn check_claims(claims: &Claims, expected: Expected<'_>) -> Result<()
         ));
     }
     if let Some(client) = expected.authorized_party {
-        match claims.get("azp") {
+        match said(claims, "azp") {
             Some(Value::String(party)) if party == client => {}
             None if audience.len() == 1 => {}
             None => return wrong("the token has several audiences and no azp".into()),
@@ -192,7 +192,7 @@ pub(crate) fn check_claims(claims: &Claims, expected: Expected<'_>) -> Result<()
 
 /// The nonce that was sent must come back (OIDC Core 3.1.3.7, 11).
 pub(crate) fn check_nonce(claims: &Claims, nonce: &str) -> Result<(), ProviderError> {
-    match claims.get("nonce") {
+    match said(claims, "nonce") {
         Some(Value::String(returned)) if returned == nonce => Ok(()),
         Some(_) => Err(ProviderError::invalid("the ID token has another nonce")),
         None => Err(ProviderError::invalid(
@@ -208,7 +208,7 @@ pub(crate) fn check_at_hash(
     access_token: &str,
     algorithm: Algorithm,
 ) -> Result<(), ProviderError> {
-    let Some(value) = claims.get("at_hash") else {
+    let Some(value) = said(claims, "at_hash") else {
         return Ok(());
     };
     let token = access_token.as_bytes();
@@ -242,7 +242,7 @@ pub(crate) fn audience(claims: &Claims) -> Vec<String> {
 /// A time claim: seconds, whole or not.
 pub(crate) fn time(claims: &Claims, name: &str) -> Result<Option<Timestamp>, ProviderError> {
     let bad = || ProviderError::invalid(format!("the token's {name} is not a time"));
-    match claims.get(name) {
+    match said(claims, name) {
         None => Ok(None),
         Some(value) => {
             let seconds = value.as_i64().or_else(|| {
@@ -271,15 +271,21 @@ mod tests {
         let mut claims = map(&json!({
             "iss": "https://idp.test", "aud": "client", "exp": 2000, "iat": 1000, "nbf": 1000
         }));
-        for (key, value) in change.as_object().unwrap() {
-            if value.is_null() {
-                claims.remove(key);
-            } else {
-                claims.insert(key.clone(), value.clone());
-            }
-        }
+        claims.extend(map(change));
+        let mut shorter = claims.clone();
+        shorter.retain(|_, value| !value.is_null());
+        let outcome = check_these(&claims);
+        assert_eq!(
+            outcome,
+            check_these(&shorter),
+            "null is the same as nothing"
+        );
+        outcome
+    }
+
+    fn check_these(claims: &Claims) -> Result<(), ProviderError> {
         check_claims(
-            &claims,
+            claims,
             Expected {
                 rule: IssuerRule::Exact,
                 issuer: "https://idp.test",
@@ -299,6 +305,7 @@ mod tests {
             json!({"exp": 1441}),
             json!({"exp": 2000.5}),
             json!({"iat": 1560, "nbf": null}),
+            json!({"azp": null, "iat": null}),
         ] {
             assert_eq!(check(&good), Ok(()), "{good}");
         }
@@ -309,6 +316,7 @@ mod tests {
             json!({"aud": "other"}),
             json!({"aud": null}),
             json!({"aud": ["client", "other"]}),
+            json!({"aud": ["client", "other"], "azp": null}),
             json!({"aud": ["client", "other"], "azp": "other"}),
             json!({"azp": "other"}),
             json!({"azp": 7}),
@@ -349,19 +357,23 @@ mod tests {
         let token = "jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y";
         assert_eq!(check_at_hash(&claims, token, Algorithm::RS256), Ok(()));
         assert!(check_at_hash(&claims, "other", Algorithm::RS256).is_err());
-        assert_eq!(
-            check_at_hash(&map(&json!({})), "other", Algorithm::RS256),
-            Ok(())
-        );
+        for none in [json!({}), json!({"at_hash": null})] {
+            assert_eq!(
+                check_at_hash(&map(&none), "other", Algorithm::RS256),
+                Ok(())
+            );
+        }
     }
 
     #[test]
     fn s11_nonce() {
         assert_eq!(check_nonce(&map(&json!({"nonce": "n"})), "n"), Ok(()));
         assert!(check_nonce(&map(&json!({"nonce": "m"})), "n").is_err());
-        assert!(matches!(
-            check_nonce(&map(&json!({})), "n"),
-            Err(ProviderError::Invalid(m)) if m.contains("does not return it")
-        ));
+        for none in [json!({}), json!({"nonce": null})] {
+            assert!(matches!(
+                check_nonce(&map(&none), "n"),
+                Err(ProviderError::Invalid(m)) if m.contains("does not return it")
+            ));
+        }
     }
 }

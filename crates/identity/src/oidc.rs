@@ -15,7 +15,7 @@ use openidconnect::{CsrfToken, Nonce, PkceCodeChallenge, RedirectUrl, Scope};
 use serde_json::{Value, json};
 use url::Url;
 
-use crate::claims::{self, text};
+use crate::claims::{self, said, text};
 use crate::client_auth::{Client, Method};
 use crate::discovery::{self, Metadata};
 use crate::error::ProviderError;
@@ -324,10 +324,10 @@ impl Oidc {
         claims: &Claims,
     ) -> Result<(), ProviderError> {
         let rule = self.issuer.flavor.issuer_rule;
-        let issuer_fits = !claims.contains_key("iss")
+        let issuer_fits = said(claims, "iss").is_none()
             || discovery::token_issuer_fits(rule, metadata.issuer(), claims);
         let audience_fits =
-            !claims.contains_key("aud") || jwt::audience(claims).contains(&self.client.id);
+            said(claims, "aud").is_none() || jwt::audience(claims).contains(&self.client.id);
         if issuer_fits && audience_fits {
             Ok(())
         } else {
