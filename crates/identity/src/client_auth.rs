@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::Request;
+use http::{Request, StatusCode};
 use openidconnect::core::{
     CoreAuthDisplay, CoreAuthPrompt, CoreErrorResponseType, CoreGenderClaim, CoreJsonWebKey,
     CoreJweContentEncryptionAlgorithm, CoreRevocableToken, CoreRevocationErrorResponse,
@@ -19,8 +19,8 @@ use url::Url;
 
 use crate::discovery::Metadata;
 use crate::error::ProviderError;
-use crate::http_client::post;
-use crate::token_endpoint::TokenResponse;
+use crate::http_client::{Answer, HttpClient, post};
+use crate::token_endpoint::{TokenResponse, refusal};
 
 /// openidconnect's client, with its own types but for the answer of the token endpoint.
 pub(crate) type OpenIdClient = openidconnect::Client<
@@ -48,7 +48,7 @@ pub(crate) struct Client {
     pub id: String,
     /// Empty for a public client.
     pub secret: String,
-    /// What a provider that publishes no methods has taught us: the secret goes into the body.
+    /// What a provider has taught us: the secret goes into the body.
     learned_post: AtomicBool,
 }
 
@@ -60,10 +60,21 @@ impl fmt::Debug for Client {
     }
 }
 
-/// True when the provider does not say which methods it takes, so that a rejection may mean the
-/// method and not the client.
+/// True when the provider may take the secret in the body too, so that a rejection may mean the
+/// method and not the client: many take of each client only the one that it is registered with.
 pub(crate) fn may_learn(metadata: &Metadata, used: Method) -> bool {
-    used == Method::Basic && metadata.token_endpoint_auth_methods().is_none()
+    let listed = metadata.token_endpoint_auth_methods();
+    let takes_post = listed.is_none_or(|l| l.is_empty() || l.contains(&POST));
+    used == Method::Basic && takes_post
+}
+
+const POST: &str = "client_secret_post";
+
+/// At endpoints that take no token as a credential, 401 is about the client, whatever else it says.
+fn is_unknown_client(answer: &Answer) -> bool {
+    answer.status == StatusCode::UNAUTHORIZED
+        || (!answer.status.is_success()
+            && matches!(refusal(answer), ProviderError::Misconfigured(r) if r.error == "invalid_client"))
 }
 
 /// Where the secret goes.
@@ -94,7 +105,7 @@ impl Client {
             Ok(Method::Post)
         } else if offers("client_secret_basic") || listed.as_ref().is_some_and(Vec::is_empty) {
             Ok(Method::Basic)
-        } else if offers("client_secret_post") {
+        } else if offers(POST) {
             Ok(Method::Post)
         } else {
             Err(ProviderError::invalid(format!(
@@ -161,6 +172,30 @@ impl Client {
                 form.push(("client_id", self.id.as_str()));
                 post(url, None, &form)
             }
+        }
+    }
+
+    /// Sends a form to an endpoint that wants to know who asks, and may be sent it twice. As at the
+    /// token endpoint, who is not known by Basic tries the body.
+    pub async fn tell(
+        &self,
+        http: &HttpClient,
+        metadata: &Metadata,
+        url: &Url,
+        form: &[(&str, &str)],
+    ) -> Result<Answer, ProviderError> {
+        let method = self.method(metadata)?;
+        let first = http.call(self.request(url, form, method)?).await?;
+        if !is_unknown_client(&first) || !may_learn(metadata, method) {
+            return Ok(first);
+        }
+        let second = http.call(self.request(url, form, Method::Post)?).await;
+        match second {
+            Ok(second) if second.status.is_success() => {
+                self.learn_post();
+                Ok(second)
+            }
+            _ => Ok(first),
         }
     }
 

@@ -417,7 +417,6 @@ impl Oidc {
         let Some(url) = (self.issuer.flavor.revocation)(&metadata) else {
             return Ok(());
         };
-        let method = self.client.method(&metadata)?;
         let mut outcome = Ok(());
         // The refresh token first: where both hang together, that ends the access token too.
         let both = [
@@ -429,11 +428,11 @@ impl Oidc {
                 continue;
             };
             let form = [("token", token), ("token_type_hint", hint)];
-            let answer = match self.client.request(&url, &form, method) {
-                Ok(request) => self.issuer.http.call(request).await,
-                Err(error) => Err(error),
-            };
-            let one = match answer {
+            let one = match self
+                .client
+                .tell(&self.issuer.http, &metadata, &url, &form)
+                .await
+            {
                 Ok(answer) if answer.status.is_success() => Ok(()),
                 Ok(answer) => Err(crate::token_endpoint::refusal(&answer)),
                 Err(error) => Err(error),

@@ -119,9 +119,9 @@ pub(crate) enum Grant<'a> {
     Refresh(&'a str),
 }
 
-/// Asks the token endpoint. A code or refresh token is sent once; only where the provider does
-/// not publish how clients prove themselves, `invalid_client` is answered by a second try with
-/// the secret in the body, and what worked is remembered.
+/// Asks the token endpoint. A code or refresh token is sent once; only `invalid_client`, which
+/// leaves it unused, is answered by a second try with the secret in the body, where the provider
+/// may take that, and what worked is remembered.
 pub(crate) async fn ask(
     http: &HttpClient,
     client: &Client,

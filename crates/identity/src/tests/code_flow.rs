@@ -147,21 +147,30 @@ async fn w11_post_is_used_when_discovery_says_so() {
 }
 
 #[tokio::test]
-async fn w11_a_silent_provider_is_learned_once() {
-    let idp = Idp::new();
-    idp.set(|s| {
-        s.accepts_basic = false;
-        s.discovery = std::sync::Arc::new(|d| {
-            d.as_object_mut()
-                .unwrap()
-                .remove("token_endpoint_auth_methods_supported");
+async fn w11_a_provider_that_leaves_it_open_is_learned_once() {
+    let both = json!(["client_secret_basic", "client_secret_post"]);
+    for methods in [json!(null), json!([]), both] {
+        let idp = Idp::new();
+        idp.set(|s| {
+            s.accepts_basic = false;
+            let published = methods.clone();
+            s.discovery = std::sync::Arc::new(move |d| {
+                d["token_endpoint_auth_methods_supported"] = published.clone();
+            });
         });
-    });
-    let provider = idp.provider();
-    sign_in(&*provider).await.unwrap();
-    assert_eq!(idp.asked("/token"), 2);
-    sign_in(&*provider).await.unwrap();
-    assert_eq!(idp.asked("/token"), 3);
+        let provider = idp.provider();
+        sign_in(&*provider).await.unwrap();
+        assert_eq!(idp.asked("/token"), 2, "{methods}");
+        sign_in(&*provider).await.unwrap();
+        assert_eq!(idp.asked("/token"), 3, "{methods}");
+        // Another process has learned nothing yet.
+        let tokens = Tokens {
+            access_token: "access".into(),
+            ..Tokens::default()
+        };
+        idp.provider().revoke(&tokens).await.unwrap();
+        assert_eq!(idp.asked("/revoke"), 2, "{methods}");
+    }
 }
 
 #[tokio::test]

@@ -219,6 +219,11 @@ impl State {
 
     fn answer(&mut self, request: &Request<Vec<u8>>) -> Response<Vec<u8>> {
         let path = request.uri().path().to_owned();
+        let authorization = request.headers().get("authorization");
+        let by_basic = authorization.is_some_and(|v| v.as_bytes().starts_with(b"Basic "));
+        if by_basic && !self.accepts_basic && path != "/token" {
+            return reply(401, String::new());
+        }
         if let Some((status, body)) = self.instead.get(path.as_str()) {
             let form = url::form_urlencoded::parse(request.body())
                 .into_owned()
