@@ -289,6 +289,15 @@ pub(crate) fn token_issuer_fits(rule: IssuerRule, published: &str, claims: &Clai
 
 const TENANT: &str = "{tenantid}";
 
+/// The issuer that an access token with these claims may name too at an Azure whose document names
+/// `published`: those of version 1, which interfaces get that do not ask for version 2, whatever
+/// endpoint gave them.
+pub(crate) fn azure_v1_issuer(published: &str, claims: &Claims) -> Option<String> {
+    let tenant = crate::claims::text(claims, "tid").filter(|tenant| is_tenant_id(tenant))?;
+    let (_, ours) = azure_parts(published)?;
+    (ours == TENANT || ours == tenant).then(|| format!("https://sts.windows.net/{tenant}/"))
+}
+
 fn azure_issuer_fits(named: &str, asked: &str) -> bool {
     let (Some(named), Some(asked)) = (azure_parts(named), azure_parts(asked)) else {
         return false;
@@ -409,6 +418,62 @@ mod tests {
             published,
             &claims(sly, "../evil")
         ));
+    }
+
+    #[test]
+    fn azure_access_tokens_of_version_1() {
+        let claims = |tid: &str| json!({"tid": tid}).as_object().unwrap().clone();
+        let of = |published: &str, tid| azure_v1_issuer(published, &claims(tid));
+        let base = "https://login.microsoftonline.com";
+        let tenant = format!("{base}/{TENANT_ID}/v2.0");
+        let v1 = format!("https://sts.windows.net/{TENANT_ID}/");
+        assert_eq!(of(&tenant, TENANT_ID), Some(v1.clone()));
+        assert_eq!(
+            of(&format!("{base}/{{tenantid}}/v2.0"), TENANT_ID),
+            Some(v1)
+        );
+        let other = TENANT_ID.replace('7', "8");
+        assert_eq!(of(&tenant, &other), None);
+        assert_eq!(of(&format!("{base}/{{tenantid}}/v2.0"), "../evil"), None);
+        assert_eq!(of("https://idp.test", TENANT_ID), None);
+    }
+
+    #[test]
+    fn what_is_wrong_with_optional_members_is_left_aside() {
+        let mut odd = document("https://idp.test");
+        for (name, value) in [
+            ("userinfo_endpoint", json!(["https://idp.test/u"])),
+            ("end_session_endpoint", json!("/logout")),
+            ("revocation_endpoint", json!(false)),
+            ("introspection_endpoint", json!("javascript:alert(1)")),
+            (
+                "authorization_response_iss_parameter_supported",
+                json!("true"),
+            ),
+            ("code_challenge_methods_supported", json!("S256")),
+            (
+                "token_endpoint_auth_methods_supported",
+                json!({"client_secret_post": true}),
+            ),
+        ] {
+            odd[name] = value;
+        }
+        let metadata = read(&odd, "https://idp.test", IssuerRule::Exact).unwrap();
+        assert_eq!(metadata.userinfo_endpoint(), None);
+        assert_eq!(metadata.end_session_endpoint(), None);
+        assert_eq!(metadata.revocation_endpoint(), None);
+        assert_eq!(metadata.introspection_endpoint(), None);
+        assert_eq!(metadata.token_endpoint_auth_methods(), None);
+        assert!(!metadata.announces_issuer_parameter() && !metadata.offers_pkce());
+
+        for required in ["authorization_endpoint", "token_endpoint", "jwks_uri"] {
+            let mut broken = odd.clone();
+            broken[required] = json!("/path");
+            assert!(
+                read(&broken, "https://idp.test", IssuerRule::Exact).is_err(),
+                "{required}"
+            );
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::claims::{self, said, text};
 use crate::client_auth::{Client, Method};
 use crate::discovery::{self, Metadata};
 use crate::error::ProviderError;
-use crate::http_client::{REFRESH_DEADLINE, get};
+use crate::http_client::{Answer, REFRESH_DEADLINE, get};
 use crate::id_token::{Audience, RawIdToken};
 use crate::issuer::Issuer;
 use crate::jwks::{self, Jwks};
@@ -288,11 +288,36 @@ impl Oidc {
     ) -> Result<Option<Claims>, ProviderError> {
         let Some(url) = metadata.userinfo_endpoint() else {
             return Ok(None);
+        let Some(answer) = self
+            .user_info_answer(metadata, request.access_token)
+            .await?
+        else {
+            return Ok(None);
         };
-        let bearer = format!("Bearer {}", request.access_token);
+        let info = self.read_user_info(metadata, &answer, request.expected_subject);
+        info.await.map(Some)
+    }
+
+    /// What the provider's user info says to a token, good or bad; `None` when it has none.
+    async fn user_info_answer(
+        &self,
+        metadata: &Metadata,
+        access_token: &str,
+    ) -> Result<Option<Answer>, ProviderError> {
+        };
+        let bearer = format!("Bearer {access_token}");
         let answer = self.issuer.http.call(get(url, Some(&bearer))?).await?;
         if !answer.status.is_success() {
-            return Err(bearer_refusal(&answer));
+            return Err(bearer_refusal(answer));
+        Ok(Some(answer))
+    }
+
+    async fn read_user_info(
+        &self,
+        metadata: &Metadata,
+        answer: &Answer,
+        expected_subject: Option<&str>,
+    ) -> Result<Claims, ProviderError> {
         }
         let mut info = if answer.content_type().starts_with("application/jwt") {
             let token = std::str::from_utf8(&answer.body)
@@ -304,7 +329,7 @@ impl Oidc {
             answer.json::<Claims>()?
         };
         let named = text(&info, "sub");
-        match (request.expected_subject, named) {
+        match (expected_subject, named) {
             (_, None) => return Err(ProviderError::invalid("user info lacks sub")),
             (Some(expected), Some(named)) if expected != named => {
                 return Err(ProviderError::invalid(
@@ -314,7 +339,7 @@ impl Oidc {
             _ => {}
         }
         claims::put_right(&mut info);
-        Ok(Some(info))
+        Ok(info)
     }
 
     /// Signed user info names its issuer and its audience (OIDC Core 5.3.2); what is named must fit.

@@ -1,6 +1,7 @@
 //! Sessions made from a provider's token.
 
 use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use http::{Request, Response, StatusCode};
@@ -9,7 +10,8 @@ use postern_common::crypto::bearer_id::{TokenKind, session_id};
 use postern_common::crypto::keys::{SecretKey, SigningKeys};
 use postern_common::rpc::stubs::databroker::GetRequest;
 use postern_identity::HttpError;
-use serde_json::json;
+use prost::Message as _;
+use serde_json::{Value, json};
 
 use crate::world::{SESSION, World};
 
@@ -22,6 +24,8 @@ const ROUTE: &str = "- {from: https://app.corp.test, to: http://up, \
 struct Provider {
     asked: AtomicUsize,
     down: AtomicBool,
+    /// Said of the token instead.
+    says: Mutex<Option<Value>>,
 }
 
 impl Provider {
@@ -44,14 +48,17 @@ impl Provider {
             "/introspect" => {
                 self.asked.fetch_add(1, Ordering::Relaxed);
                 let known = String::from_utf8_lossy(request.body()).contains("token=GOOD");
-                json!({
-                    "active": known,
-                    "sub": "robot-1",
-                    "aud": "postern-api",
-                    "iss": "https://idp.corp.test",
-                    "email": "robot@corp.test",
-                    "groups": ["robots"],
-                    "exp": 4_000_000_000_u64
+                let says = self.says.lock().unwrap().clone();
+                says.filter(|_| known).unwrap_or_else(|| {
+                    json!({
+                        "active": known,
+                        "sub": "robot-1",
+                        "aud": "postern-api",
+                        "iss": "https://idp.corp.test",
+                        "email": "robot@corp.test",
+                        "groups": ["robots"],
+                        "exp": 4_000_000_000_u64
+                    })
                 })
             }
             _ => return Ok(status(StatusCode::NOT_FOUND)),
@@ -170,6 +177,106 @@ async fn w8_a_token_for_one_route_is_none_for_another() {
         Decision::Deny(deny) => assert_eq!(deny.kind, DenyKind::Forbidden),
         Decision::Allow(allow) => panic!("{allow:?}"),
     }
+}
+
+/// A token says little of a person whom a browser's sign-in told us all about.
+#[tokio::test]
+async fn a_token_takes_nothing_from_a_known_user() {
+    let (world, provider) = world().await;
+    let known = User {
+        name: "Robot".into(),
+        email: "robot@corp.test".into(),
+        device_credential_ids: vec!["device".into()],
+        claims: [
+            ("groups", "eng"),
+            ("org.unit", "a"),
+            ("org.site", "b"),
+            ("organ", "c"),
+        ]
+        .map(|(name, value)| (name.to_owned(), list(&[value])))
+        .into(),
+        ..User::default()
+    };
+    world.put(USER, "robot-1", &known).await;
+    *provider.says.lock().unwrap() = Some(json!({
+        "active": true, "sub": "robot-1", "aud": "postern-api", "scope": "api",
+        "org": {"unit": "z"},
+    }));
+    let headers = [("authorization", "Bearer GOOD")];
+    let session = world.allowed(&headers).await.session.unwrap();
+    assert_eq!(session.email, "robot@corp.test");
+    let user = stored_user(&world).await;
+    assert_eq!((&*user.name, &*user.email), ("Robot", "robot@corp.test"));
+    assert_eq!(user.device_credential_ids, ["device"]);
+    assert_eq!(user.claims["groups"], list(&["eng"]));
+    assert_eq!(user.claims["scope"], list(&["api"]));
+    assert_eq!(user.claims["org.unit"], list(&["z"]));
+    assert_eq!(user.claims["organ"], list(&["c"]));
+    assert!(!user.claims.contains_key("org.site"), "org was told anew");
+    world.until_session(&session.session_id).await;
+    world.allowed(&headers).await;
+}
+
+async fn stored_user(world: &World) -> User {
+    let request = GetRequest {
+        r#type: USER.into(),
+        id: "robot-1".into(),
+    };
+    let found = world.databroker().get(request).await.unwrap().into_inner();
+    let data = found.record.unwrap().data.unwrap();
+    User::decode(data.value.as_slice()).unwrap()
+}
+
+/// Many introspection endpoints name the client where others name the audience.
+#[tokio::test]
+async fn a_token_that_names_only_its_client_counts_for_as_long_as_it_lasts() {
+    let (world, provider) = world().await;
+    *provider.says.lock().unwrap() = Some(json!({
+        "active": true, "sub": "robot-1", "client_id": "postern-api", "email": "robot@corp.test",
+    }));
+    let headers = [("authorization", "Bearer GOOD")];
+    let session = world.allowed(&headers).await.session.unwrap();
+    world.until_session(&session.session_id).await;
+    for _ in 0..2 {
+        world.allowed(&headers).await;
+    }
+    assert_eq!(provider.asked.load(Ordering::Relaxed), 1);
+}
+
+/// W22: our own endpoints know whoever the routes know by the global keys.
+#[tokio::test]
+async fn own_endpoints_read_tokens_by_the_global_format() {
+    let provider = Arc::new(Provider::default());
+    let asked = Arc::clone(&provider);
+    let routes = "- {from: https://app.corp.test, to: http://up, allow_any_authenticated_user: true}\n\
+         bearer_token_format: idp_access_token\n\
+         idp_access_token_allowed_audiences: [postern-api]\n";
+    let world = World::with_provider(routes, move |request| asked.answer(&request)).await;
+    let own = async |path: &str, token: &str| {
+        let request = CheckRequest {
+            subject: CheckSubject::OwnEndpoint,
+            path: path.into(),
+            ..world.request(&[("authorization", token)])
+        };
+        world.authorize.check(Arc::new(request)).await.unwrap()
+    };
+    for path in ["/.pomerium/", "/.pomerium/user", "/.pomerium/api/v1/routes"] {
+        match own(path, "Bearer GOOD").await {
+            Decision::Allow(allow) => {
+                assert_eq!(allow.session.unwrap().user_id, "robot-1", "{path}");
+            }
+            Decision::Deny(deny) => panic!("{path}: {deny:?}"),
+        }
+        match own(path, "Bearer BAD").await {
+            Decision::Deny(deny) => assert_eq!(deny.kind, DenyKind::Forbidden, "{path}"),
+            Decision::Allow(allow) => panic!("{path}: {allow:?}"),
+        }
+    }
+    // The session is the one that the routes make.
+    world.allowed(&[("authorization", "Bearer GOOD")]).await;
+    // What nobody signs in for is nobody's business.
+    let open = own("/.pomerium/callback/", "Bearer BAD").await;
+    assert!(matches!(open, Decision::Allow(_)));
 }
 
 #[tokio::test]

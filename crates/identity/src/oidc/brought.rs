@@ -6,7 +6,7 @@ use url::Url;
 
 use super::{Oidc, verified_token};
 use crate::claims::{self, text};
-use crate::discovery::Metadata;
+use crate::discovery::{self, IssuerRule, Metadata};
 use crate::error::{ProviderError, Refusal};
 use crate::jwt::{self, Expected};
 use crate::provider::{Claims, UserInfoRequest, VerifiedToken, VerifyToken};
@@ -26,35 +26,63 @@ impl Oidc {
         let metadata = self.issuer.metadata().await?;
         let mut claims = if looks_like_jwt(request.token) {
             let claims = self.signed_access_token(&metadata, request).await?;
-            let subject = text(&claims, "sub")
-                .filter(|s| !s.is_empty())
-                .ok_or_else(|| ProviderError::invalid("the access token names nobody (sub)"))?;
-            let about = UserInfoRequest {
-                access_token: request.token,
-                expected_subject: Some(subject),
-            };
-            match self.ask_user_info(&metadata, about).await {
-                Ok(info) => claims::merge(claims, info.unwrap_or_default()),
-                // Tokens for other audiences often may not ask for user info.
-                Err(ProviderError::Refused(_) | ProviderError::Misconfigured(_)) => claims,
-                Err(error) => return Err(error),
-            }
-        } else if let Some(url) = metadata.introspection_endpoint() {
-            self.introspect(&metadata, url, request).await?
-        } else {
-            let about = UserInfoRequest {
-                access_token: request.token,
-                expected_subject: None,
-            };
-            let claims = self
-                .ask_user_info(&metadata, about)
+            self.with_user_info(&metadata, request.token, claims)
                 .await?
-                .ok_or_else(|| self.unsupported("a way to verify opaque access tokens"))?;
-            check_audience(&claims, request.audiences)?;
-            claims
+        } else if let Some(url) = metadata.introspection_endpoint() {
+            let claims = self.introspect(&metadata, url, request).await?;
+            self.with_user_info(&metadata, request.token, claims)
+                .await?
+        } else {
+            self.by_user_info(&metadata, request).await?
         };
         claims::put_right(&mut claims);
         verified_token(claims)
+    }
+
+    /// Adds what user info says of the person: tokens seldom tell addresses and groups.
+    async fn with_user_info(
+        &self,
+        metadata: &Metadata,
+        token: &str,
+        claims: Claims,
+    ) -> Result<Claims, ProviderError> {
+        let subject = text(&claims, "sub")
+            .filter(|s| !s.is_empty())
+            .ok_or_else(|| ProviderError::invalid("the access token names nobody (sub)"))?;
+        let about = UserInfoRequest {
+            access_token: token,
+            expected_subject: Some(subject),
+        };
+        match self.ask_user_info(metadata, about).await {
+            Ok(info) => {
+                let mut info = info.unwrap_or_default();
+                info.retain(|name, _| !OF_THE_TOKEN.contains(&name.as_str()));
+                Ok(claims::merge(claims, info))
+            }
+            // Tokens for other audiences often may not ask for user info.
+            Err(ProviderError::Refused(_) | ProviderError::Misconfigured(_)) => Ok(claims),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// User info vouches for a token by answering.
+    async fn by_user_info(
+        &self,
+        metadata: &Metadata,
+        request: VerifyToken<'_>,
+    ) -> Result<Claims, ProviderError> {
+        let answer = self
+            .user_info_answer(metadata, request.token)
+            .await?
+            .ok_or_else(|| self.unsupported("a way to verify opaque access tokens"))?;
+        // Nothing but the token was shown, so however it says no, it says so to the token.
+        if matches!(answer.status.as_u16(), 400 | 401 | 403) {
+            return Err(ProviderError::Refused(Refusal::new("invalid_token", None)));
+        }
+        let mut claims = self.read_user_info(metadata, &answer, None).await?;
+        name_audience(&mut claims, &["client_id"]);
+        check_audience(&claims, request.audiences)?;
+        Ok(claims)
     }
 
     async fn signed_access_token(
@@ -63,21 +91,22 @@ impl Oidc {
         request: VerifyToken<'_>,
     ) -> Result<Claims, ProviderError> {
         let mut claims = self.issuer.verified(request.token).await?;
-        // Some put the client where others put the audience.
-        if !claims.contains_key("aud") {
-            let client = ["client_id", "azp"]
-                .into_iter()
-                .find_map(|n| text(&claims, n))
-                .map(str::to_owned);
-            if let Some(client) = client {
-                claims.insert("aud".into(), Value::String(client));
-            }
+        name_audience(&mut claims, &["client_id", "azp"]);
+        let mut rule = self.issuer.flavor.issuer_rule;
+        let mut issuer = metadata.issuer();
+        let older = (rule == IssuerRule::Azure)
+            .then(|| discovery::azure_v1_issuer(issuer, &claims))
+            .flatten();
+        if let Some(older) = older.as_deref()
+            && text(&claims, "iss") == Some(older)
+        {
+            (rule, issuer) = (IssuerRule::Exact, older);
         }
         jwt::check_claims(
             &claims,
             Expected {
-                rule: self.issuer.flavor.issuer_rule,
-                issuer: metadata.issuer(),
+                rule,
+                issuer,
                 audiences: request.audiences,
                 authorized_party: None,
                 now: request.now,
@@ -97,14 +126,14 @@ impl Oidc {
             ("token", request.token),
             ("token_type_hint", "access_token"),
         ];
-        let ask = self
+        let answer = self
             .client
-            .request(url, &form, self.client.method(metadata)?)?;
-        let answer = self.issuer.http.call(ask).await?;
+            .tell(&self.issuer.http, metadata, url, &form)
+            .await?;
         if !answer.status.is_success() {
             return Err(crate::token_endpoint::refusal(&answer));
         }
-        let claims: Claims = answer.json()?;
+        let mut claims: Claims = answer.json()?;
         if claims.get("active") != Some(&Value::Bool(true)) {
             return Err(ProviderError::Refused(Refusal::new(
                 "invalid_token",
@@ -117,17 +146,41 @@ impl Oidc {
                 Some("expired"),
             )));
         }
+        name_audience(&mut claims, &["client_id"]);
         check_audience(&claims, request.audiences)?;
         Ok(claims)
     }
 }
 
-fn check_audience(claims: &Claims, audiences: &[String]) -> Result<(), ProviderError> {
-    let mut named = jwt::audience(claims);
-    if named.is_empty() {
-        named.extend(text(claims, "client_id").map(str::to_owned));
+/// Claims about a token and not about a person. Signed user info has its own, which are not those
+/// of the token that asked for it.
+const OF_THE_TOKEN: [&str; 10] = [
+    "iss",
+    "aud",
+    "exp",
+    "nbf",
+    "iat",
+    "jti",
+    "azp",
+    "client_id",
+    "scope",
+    "active",
+];
+
+/// Some put the client where others put the audience. It is written down as such, since later
+/// requests are held against the audience of the session.
+fn name_audience(claims: &mut Claims, client: &[&str]) {
+    if !jwt::audience(claims).is_empty() {
+        return;
     }
-    if named.iter().any(|a| audiences.contains(a)) {
+    let named = client.iter().find_map(|name| text(claims, name));
+    if let Some(named) = named.map(str::to_owned) {
+        claims.insert("aud".into(), Value::String(named));
+    }
+}
+
+fn check_audience(claims: &Claims, audiences: &[String]) -> Result<(), ProviderError> {
+    if jwt::audience(claims).iter().any(|a| audiences.contains(a)) {
         Ok(())
     } else {
         Err(ProviderError::invalid(

@@ -237,7 +237,7 @@ impl State {
             return answer;
         }
         match path.as_str() {
-            "/.well-known/openid-configuration" => {
+            path if path.ends_with("/.well-known/openid-configuration") => {
                 let mut document = json!({
                     "issuer": ISSUER,
                     "authorization_endpoint": format!("{ISSUER}/authorize?tenant=1"),
