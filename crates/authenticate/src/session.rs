@@ -132,6 +132,7 @@ pub(crate) fn records(
             expires_at: tokens.expires_at.map(timestamp),
         }),
         claims: claims::to_list_values(&flat),
+        user_info_claims: identity.user_info_claims.clone(),
         audience,
         ..Session::default()
     };

@@ -236,6 +236,7 @@ impl Oidc {
             }
             Err(error) => return Err(error),
         };
+        let user_info_claims = info.keys().cloned().collect();
         let mut claims = claims::combine(claims, Some(info));
         if let Err(error) = self
             .fetch_distant_claims(&tokens.access_token, &mut claims)
@@ -250,6 +251,7 @@ impl Oidc {
         Ok(Identity {
             subject,
             claims,
+            user_info_claims,
             id_token: Some(id_token),
             tokens,
         })
@@ -286,8 +288,6 @@ impl Oidc {
         metadata: &Metadata,
         request: UserInfoRequest<'_>,
     ) -> Result<Option<Claims>, ProviderError> {
-        let Some(url) = metadata.userinfo_endpoint() else {
-            return Ok(None);
         let Some(answer) = self
             .user_info_answer(metadata, request.access_token)
             .await?
@@ -304,11 +304,11 @@ impl Oidc {
         metadata: &Metadata,
         access_token: &str,
     ) -> Result<Option<Answer>, ProviderError> {
+        let Some(url) = metadata.userinfo_endpoint() else {
+            return Ok(None);
         };
         let bearer = format!("Bearer {access_token}");
         let answer = self.issuer.http.call(get(url, Some(&bearer))?).await?;
-        if !answer.status.is_success() {
-            return Err(bearer_refusal(answer));
         Ok(Some(answer))
     }
 
@@ -318,6 +318,8 @@ impl Oidc {
         answer: &Answer,
         expected_subject: Option<&str>,
     ) -> Result<Claims, ProviderError> {
+        if !answer.status.is_success() {
+            return Err(bearer_refusal(answer));
         }
         let mut info = if answer.content_type().starts_with("application/jwt") {
             let token = std::str::from_utf8(&answer.body)

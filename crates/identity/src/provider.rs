@@ -116,6 +116,9 @@ pub struct Identity {
     pub subject: String,
     /// ID token ∪ user info; user info wins.
     pub claims: Claims,
+    /// Names of those that user info gave: what it stops giving is gone, whatever an older ID token
+    /// says.
+    pub user_info_claims: Vec<String>,
     /// Absent only where the provider has none (GitHub).
     pub id_token: Option<IdToken>,
     pub tokens: Tokens,

@@ -17,8 +17,8 @@ use tonic::Code;
 
 use super::intent::NoIntent;
 use super::record::{
-    FlatClaims, SESSION, USER, any, expected_subject, id_token, instant, oauth_token,
-    overlaid_claims, renewed_claims, session,
+    Base, FlatClaims, Renewed, SESSION, USER, any, expected_subject, id_token, instant,
+    oauth_token, overlaid_claims, renewed_claims, session,
 };
 use super::schedule::{Facts, Task};
 use super::{Client, Now};
@@ -253,20 +253,23 @@ impl Worker {
             Change::Failed => return FAILED,
         };
         let base = match (refreshed.claims, &refreshed.id_token) {
-            (Some(claims), _) => Some(claims),
-            (None, None) => stored_claims(&stored),
+            (Some(claims), _) => Some(Base::New(claims)),
+            (None, None) => stored_claims(&stored).map(Base::Stored),
             // The new ID token points to claims that could not be fetched: the old ones stay.
             (None, Some(_)) => None,
         };
         match (base, self.ask(provider, &stored).await) {
             (Some(base), Ok(info)) => {
-                let (all, flat) = renewed_claims(&stored.claims, base, info);
-                self.store_claims(&stored, &all, flat).await;
+                self.store_claims(&stored, renewed_claims(&stored, base, info))
+                    .await;
             }
             // We may not ask, so only what the new ID token says is known to be new.
-            (Some(base), Err(ProviderError::Refused(_) | ProviderError::Misconfigured(_))) => {
-                let (all, flat) = overlaid_claims(&stored.claims, base);
-                self.store_claims(&stored, &all, flat).await;
+            (
+                Some(Base::New(claims)),
+                Err(ProviderError::Refused(_) | ProviderError::Misconfigured(_)),
+            ) => {
+                self.store_claims(&stored, overlaid_claims(&stored, claims))
+                    .await;
             }
             _ => {}
         }
@@ -283,8 +286,8 @@ impl Worker {
             Ok(None) => {}
             Ok(info) => {
                 if let Some(base) = stored_claims(&session) {
-                    let (all, flat) = renewed_claims(&session.claims, base, info);
-                    self.store_claims(&session, &all, flat).await;
+                    let renewed = renewed_claims(&session, Base::Stored(base), info);
+                    self.store_claims(&session, renewed).await;
                 }
             }
             Err(ProviderError::Refused(_)) if refresh_token(&session).is_some() => {
@@ -326,16 +329,22 @@ impl Worker {
     }
 
     /// Writes the claims of session and user, where they differ from what is there.
-    async fn store_claims(&self, session: &Session, all: &Claims, flat: FlatClaims) {
-        if flat != session.claims {
+    async fn store_claims(&self, session: &Session, renewed: Renewed) {
+        let Renewed {
+            all,
+            flat,
+            of_user_info,
+        } = renewed;
+        if (&flat, &of_user_info) != (&session.claims, &session.user_info_claims) {
             let renewed = Session {
                 claims: flat.clone(),
+                user_info_claims: of_user_info,
                 ..Session::default()
             };
-            let mask = ["claims".to_owned()];
+            let mask = ["claims", "user_info_claims"].map(str::to_owned);
             self.change(&session.id, &renewed, &mask, |_| true).await;
         }
-        self.store_user(session, all, flat).await;
+        self.store_user(session, &all, flat).await;
     }
 
     async fn store_user(&self, session: &Session, all: &Claims, flat: FlatClaims) {

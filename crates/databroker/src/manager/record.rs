@@ -76,15 +76,44 @@ pub(crate) fn expected_subject(session: &Session) -> Option<String> {
 /// Claims in the form in which records hold them.
 pub(crate) type FlatClaims = HashMap<String, ListValue>;
 
+/// What a session knew of the person by an ID token.
+pub(crate) enum Base {
+    /// The provider has just sent it.
+    New(Claims),
+    /// It is that of the sign-in, or of an earlier refresh.
+    Stored(Claims),
+}
+
+/// Claims to store.
+pub(crate) struct Renewed {
+    /// As the provider has them.
+    pub all: Claims,
+    pub flat: FlatClaims,
+    /// Names of those that user info has given, sorted.
+    pub of_user_info: Vec<String>,
+}
+
 /// The claims that a session has now: those of its newest ID token, and user info over them.
 /// Nothing of the old is kept, so that what was taken from a person at the provider is gone here.
+/// That goes for what user info gave once and leaves out now, although an ID token that is older
+/// still says it.
+///
 /// One exception: claims that the ID token only points to (`_claim_names`) and that were fetched
 /// at sign-in are not in either of the two, and stay.
-pub(crate) fn renewed_claims(
-    old: &FlatClaims,
-    id_token: Claims,
-    user_info: Option<Claims>,
-) -> (Claims, FlatClaims) {
+pub(crate) fn renewed_claims(old: &Session, base: Base, user_info: Option<Claims>) -> Renewed {
+    let (mut id_token, given_before) = match base {
+        Base::New(claims) => (claims, &[][..]),
+        Base::Stored(claims) => (claims, &old.user_info_claims[..]),
+    };
+    let mut of_user_info = given_before.to_vec();
+    if let Some(info) = &user_info {
+        for name in given_before.iter().filter(|name| !info.contains_key(*name)) {
+            forget(&mut id_token, name);
+        }
+        of_user_info.extend(info.keys().cloned());
+    }
+    of_user_info.sort_unstable();
+    of_user_info.dedup();
     let mut all = claims::combine(id_token, user_info);
     let pointers = all.remove("_claim_names");
     all.remove("_claim_sources");
@@ -93,26 +122,44 @@ pub(crate) fn renewed_claims(
         for name in names.keys().filter(|name| !all.contains_key(*name)) {
             let below = format!("{name}.");
             let kept = old
+                .claims
                 .iter()
                 .filter(|(k, _)| *k == name || k.starts_with(&below));
             flat.extend(kept.map(|(k, v)| (k.clone(), v.clone())));
         }
     }
-    (all, flat)
+    Renewed {
+        all,
+        flat,
+        of_user_info,
+    }
+}
+
+/// Takes out a claim, and what says where it lies.
+fn forget(claims: &mut Claims, name: &str) {
+    claims.remove(name);
+    if let Some(serde_json::Value::Object(names)) = claims.get_mut("_claim_names") {
+        names.remove(name);
+    }
 }
 
 /// The claims of a new ID token over the old ones, where user info can't be had and so nothing is
 /// known about the rest.
-pub(crate) fn overlaid_claims(old: &FlatClaims, id_token: Claims) -> (Claims, FlatClaims) {
-    let (all, new) = renewed_claims(old, id_token, None);
-    let renewed = |key: &str| all.contains_key(key.split('.').next().unwrap_or(key));
+pub(crate) fn overlaid_claims(old: &Session, id_token: Claims) -> Renewed {
+    let new = renewed_claims(old, Base::New(id_token), None);
+    let renewed = |key: &str| new.all.contains_key(key.split('.').next().unwrap_or(key));
     let mut flat: FlatClaims = old
+        .claims
         .iter()
         .filter(|(key, _)| !renewed(key))
         .map(|(key, values)| (key.clone(), values.clone()))
         .collect();
-    flat.extend(new);
-    (all, flat)
+    flat.extend(new.flat);
+    Renewed {
+        all: new.all,
+        flat,
+        of_user_info: old.user_info_claims.clone(),
+    }
 }
 
 #[cfg(test)]
@@ -129,38 +176,83 @@ mod tests {
         to_list_values(&flatten(&claims_of(value)))
     }
 
+    fn session_with(claims: &serde_json::Value, of_user_info: &[&str]) -> Session {
+        Session {
+            claims: flat(claims),
+            user_info_claims: of_user_info.iter().map(|name| (*name).to_owned()).collect(),
+            ..Session::default()
+        }
+    }
+
+    fn stored(claims: &serde_json::Value) -> Base {
+        Base::Stored(claims_of(claims))
+    }
+
     #[test]
     fn w4_what_is_gone_at_the_provider_is_gone_here() {
-        let old = flat(&json!({"groups": ["eng", "ops"], "team": "a", "sub": "ann"}));
-        let (_, new) = renewed_claims(
+        let old = session_with(
+            &json!({"groups": ["eng", "ops"], "team": "a", "sub": "ann"}),
+            &[],
+        );
+        let new = renewed_claims(
             &old,
-            claims_of(&json!({"sub": "ann", "name": "Ann"})),
+            stored(&json!({"sub": "ann", "name": "Ann"})),
             Some(claims_of(&json!({"sub": "ann", "groups": ["ops"]}))),
         );
         assert_eq!(
-            new,
+            new.flat,
             flat(&json!({"sub": "ann", "name": "Ann", "groups": ["ops"]}))
         );
+        assert_eq!(new.of_user_info, ["groups", "sub"]);
+    }
+
+    /// A person in no group has no `groups` at all at some providers.
+    #[test]
+    fn c28_what_user_info_stops_giving_is_gone_although_the_id_token_has_it() {
+        let in_token = json!({"sub": "ann", "name": "Ann", "groups": ["eng"]});
+        let mut session = session_with(&in_token, &["groups", "sub"]);
+        let info = claims_of(&json!({"sub": "ann"}));
+        // Again and again, by the same old ID token.
+        for _ in 0..2 {
+            let new = renewed_claims(&session, stored(&in_token), Some(info.clone()));
+            assert_eq!(new.flat, flat(&json!({"sub": "ann", "name": "Ann"})));
+            (session.claims, session.user_info_claims) = (new.flat, new.of_user_info);
+        }
+        // What a newer ID token says, holds; what user info never gave, too.
+        let new = Base::New(claims_of(&in_token));
+        let new = renewed_claims(&session, new, Some(info.clone()));
+        assert_eq!(new.flat, flat(&in_token));
+        (session.claims, session.user_info_claims) = (new.flat, new.of_user_info);
+        let new = renewed_claims(&session, stored(&in_token), Some(info));
+        assert_eq!(new.flat, flat(&in_token));
+
+        let pointing = json!({"sub": "ann", "_claim_names": {"groups": "src1"}});
+        let session = session_with(&json!({"groups": ["eng"]}), &["groups"]);
+        let info = claims_of(&json!({"sub": "ann"}));
+        let new = renewed_claims(&session, stored(&pointing), Some(info));
+        assert_eq!(new.flat, flat(&json!({"sub": "ann"})));
     }
 
     #[test]
     fn c29_fetched_claims_stay_while_nothing_says_otherwise() {
-        let old = flat(&json!({"groups": ["g1"], "other": 1}));
-        let pointing = claims_of(&json!({"sub": "ann", "_claim_names": {"groups": "src1"}}));
-        let (_, new) = renewed_claims(&old, pointing.clone(), None);
-        assert_eq!(new, flat(&json!({"sub": "ann", "groups": ["g1"]})));
+        let old = session_with(&json!({"groups": ["g1"], "other": 1}), &[]);
+        let pointing = json!({"sub": "ann", "_claim_names": {"groups": "src1"}});
+        let new = renewed_claims(&old, stored(&pointing), None);
+        assert_eq!(new.flat, flat(&json!({"sub": "ann", "groups": ["g1"]})));
         let info = claims_of(&json!({"groups": ["g2"]}));
-        let (_, new) = renewed_claims(&old, pointing, Some(info));
-        assert_eq!(new, flat(&json!({"sub": "ann", "groups": ["g2"]})));
+        let new = renewed_claims(&old, stored(&pointing), Some(info));
+        assert_eq!(new.flat, flat(&json!({"sub": "ann", "groups": ["g2"]})));
     }
 
     #[test]
     fn without_user_info_only_the_id_tokens_claims_are_new() {
-        let old = flat(&json!({"groups": ["g1"], "org": {"a": 1, "b": 2}, "name": "Ann"}));
+        let claims = json!({"groups": ["g1"], "org": {"a": 1, "b": 2}, "name": "Ann"});
+        let old = session_with(&claims, &["groups"]);
         let new = claims_of(&json!({"name": "Anna", "org": {"a": 3}}));
-        let (_, claims) = overlaid_claims(&old, new);
+        let new = overlaid_claims(&old, new);
         let expected = flat(&json!({"groups": ["g1"], "org": {"a": 3}, "name": "Anna"}));
-        assert_eq!(claims, expected);
+        assert_eq!(new.flat, expected);
+        assert_eq!(new.of_user_info, ["groups"]);
     }
 
     #[test]

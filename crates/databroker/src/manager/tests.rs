@@ -48,6 +48,7 @@ struct Idp {
     refreshed: Vec<(String, i64)>,
     info_asked: usize,
     revoked: Vec<String>,
+    /// Null: user info leaves them out.
     groups: Value,
     /// Claims of a new ID token at each refresh.
     id_token: Option<Value>,
@@ -156,13 +157,11 @@ impl World {
             "/userinfo" => {
                 idp.info_asked += 1;
                 idp.info_instead.clone().unwrap_or_else(|| {
-                    (
-                        200,
-                        json!({
-                            "sub": "ann", "email": "ann@corp.test", "groups": idp.groups,
-                        })
-                        .to_string(),
-                    )
+                    let mut info = json!({"sub": "ann", "email": "ann@corp.test"});
+                    if !idp.groups.is_null() {
+                        info["groups"] = idp.groups.clone();
+                    }
+                    (200, info.to_string())
                 })
             }
             "/revoke" => {
@@ -590,6 +589,41 @@ async fn c28_groups_taken_away_are_gone_after_the_next_user_info() {
     sleep(HOUR).await;
     assert!((5..=8).contains(&world.idp.lock().unwrap().info_asked));
     assert_eq!(world.record(SESSION, "s1").await.unwrap().version, version);
+}
+
+/// The last group is taken, and user info has no `groups` any more. The ID token of the sign-in
+/// still does, and the refreshes bring no other.
+#[tokio::test(start_paused = true)]
+async fn c28_groups_that_user_info_leaves_out_are_gone() {
+    let world = World::new();
+    world.sign_in().await;
+    let mut session = world.session();
+    let payload = json!({"iss": ISSUER, "sub": "ann", "name": "Ann", "groups": ["eng", "ops"]});
+    session.id_token.as_mut().unwrap().raw = format!("e30.{}.sig", base64(payload.to_string()));
+    session.user_info_claims = ["sub", "email", "groups"].map(str::to_owned).to_vec();
+    world.put(SESSION, "s1", &session).await;
+    world.start_manager();
+    sleep(11 * MINUTE).await;
+    assert_eq!(
+        world.stored().await.unwrap().claims["groups"].values.len(),
+        2
+    );
+
+    world.set(|idp| idp.groups = Value::Null);
+    // Also while user info may not be asked, and after.
+    for instead in [None, Some((403, String::new())), None] {
+        world.set(|idp| idp.info_instead = instead);
+        sleep(11 * MINUTE).await;
+        let stored = world.stored().await.unwrap();
+        assert!(!stored.claims.contains_key("groups"), "{:?}", stored.claims);
+        assert!(stored.claims.contains_key("name"));
+        assert!(!world.user().await.claims.contains_key("groups"));
+    }
+    assert!(world.refreshes() > 3);
+
+    let version = world.record(USER, "ann").await.unwrap().version;
+    sleep(30 * MINUTE).await;
+    assert_eq!(world.record(USER, "ann").await.unwrap().version, version);
 }
 
 #[tokio::test(start_paused = true)]

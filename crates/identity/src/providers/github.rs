@@ -137,6 +137,7 @@ impl GitHub {
         Ok(Identity {
             subject,
             claims,
+            user_info_claims: Vec::new(),
             id_token: None,
             tokens,
         })

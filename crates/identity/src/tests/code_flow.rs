@@ -133,6 +133,13 @@ async fn refused_code() {
 }
 
 #[tokio::test]
+async fn c28_what_user_info_gave_is_told() {
+    let identity = Idp::new().sign_in().await.unwrap();
+    assert_eq!(identity.user_info_claims, ["email", "groups", "sub"]);
+    assert!(identity.claims.contains_key("name"));
+}
+
+#[tokio::test]
 async fn w11_post_is_used_when_discovery_says_so() {
     let idp = Idp::new();
     idp.set(|s| {
