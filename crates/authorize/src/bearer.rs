@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use postern_common::config::{BearerTokenFormat, Config, RouteId};
 use postern_common::crypto::bearer_id::{TokenKind, session_id};
 use postern_common::rpc::WriteId;
-use postern_common::rpc::stubs::databroker::{PutRequest, Record};
+use postern_common::rpc::stubs::databroker::{PatchRequest, PutRequest, Record};
 use postern_common::rpc::stubs::{session, user};
 use postern_identity::{
     ForeignToken, ForeignTokens, HttpClient, ProviderError, ProviderSettings, Providers,
@@ -23,8 +23,7 @@ use crate::gather::Gather;
 use crate::metrics::Metrics;
 use crate::records::{KeepTokens, Session, User, record_type};
 use crate::replica::data::{Data, Versioned};
-use crate::replica::{LookupError, Replica, Wanted};
-use crate::snapshot::LoadedRoute;
+use crate::replica::{LookupError, Replica};
 
 /// How long the result of a verification counts. Short: a session written comes back with the
 /// feed, and a token refused may be accepted once its provider has new keys.
@@ -276,17 +275,23 @@ impl Bearers {
         Ok(Verified::Made(Arc::new(made)))
     }
 
-    /// Writes both records; the user's devices are kept.
-    async fn write(&self, mut new: Written, gather: &Gather<'_>) -> Result<Made, LookupError> {
-        let user_id = new.user.id.clone();
-        let known = gather
-            .replica
-            .get(Wanted::new(record_type::USER, &user_id), gather.within)
-            .await?;
-        if let Some(data) = known.and_then(|record| record.data)
-            && let Ok(known) = user::User::decode(data.value.as_slice())
-        {
-            new.user.device_credential_ids = known.device_credential_ids;
+    /// Writes both records. A user who is known keeps what the token does not tell: it is often
+    /// made for an interface, and says little of the person who signs in with a browser.
+    async fn write(&self, new: Written, gather: &Gather<'_>) -> Result<Made, LookupError> {
+        let Written {
+            session,
+            user: told,
+            claims,
+        } = new;
+        let known = self.known_user(&told.id, gather).await?;
+        let mut user = told.clone();
+        let mut written = Vec::new();
+        if let Some(known) = known {
+            let (renewed, changed) = told_of(known, told, &claims);
+            written = self.patch_user(&renewed, changed, gather).await?;
+            if !written.is_empty() {
+                user = renewed;
+            }
         }
         let records = vec![
             record(record_type::USER, &user_id, &new.user),
@@ -307,7 +312,7 @@ impl Bearers {
             .into_inner()
             .records;
         self.metrics.bearer_created.inc();
-        let (Some(user), Some(session)) = (written.first(), written.get(1)) else {
+        let [user_written, session_written] = written.as_slice() else {
             return Err(LookupError::Record(
                 "the databroker did not return what it wrote".into(),
             ));
@@ -315,17 +320,104 @@ impl Bearers {
         let unreadable =
             |error: crate::records::RecordError| LookupError::Record(error.to_string());
         let session_read =
-            Session::from_record(&with_payload(session, &new.session), KeepTokens::Yes)
+            Session::from_record(&with_payload(session_written, &session), KeepTokens::Yes)
                 .map_err(unreadable)?;
-        let user_read = User::from_record(&with_payload(user, &new.user)).map_err(unreadable)?;
+        let user_read =
+            User::from_record(&with_payload(user_written, &user)).map_err(unreadable)?;
         Ok(Made {
             session: Versioned {
-                version: session.version,
+                version: session_written.version,
                 value: Arc::new(session_read),
             },
             user: Versioned {
-                version: user.version,
+                version: user_written.version,
                 value: Arc::new(user_read),
+
+    async fn known_user(
+        &self,
+        id: &str,
+        gather: &Gather<'_>,
+    ) -> Result<Option<user::User>, LookupError> {
+        // Asked anew: taken for unknown because of an old answer, somebody's record would be lost.
+        let found = gather
+            .replica
+            .ask(record_type::USER, id, gather.within)
+            .await?;
+        Ok(found
+            .and_then(|record| record.data)
+            .and_then(|data| user::User::decode(data.value.as_slice()).ok()))
+    }
+
+    async fn put(
+        &self,
+        records: Vec<Record>,
+        gather: &Gather<'_>,
+    ) -> Result<Vec<Record>, LookupError> {
+        let mut request = tonic::Request::new(PutRequest { records });
+        request.set_timeout(gather.within);
+        WriteId::random().attach(&mut request);
+        let answer = self.replica.client().put(request).await;
+        Ok(answer
+            .map_err(|status| refused(&status))?
+            .into_inner()
+            .records)
+    }
+
+    /// Changes only what the token told, whatever others write meanwhile.
+    async fn patch_user(
+        &self,
+        user: &user::User,
+        changed: Vec<String>,
+        gather: &Gather<'_>,
+    ) -> Result<Vec<Record>, LookupError> {
+        let mut request = tonic::Request::new(PatchRequest {
+            records: vec![record(record_type::USER, &user.id, user)],
+            field_mask: Some(prost_types::FieldMask { paths: changed }),
+        });
+        request.set_timeout(gather.within);
+        WriteId::random().attach(&mut request);
+        let answer = self.replica.client().patch(request).await;
+        Ok(answer
+            .map_err(|status| refused(&status))?
+            .into_inner()
+            .records)
+    }
+}
+
+fn refused(status: &tonic::Status) -> LookupError {
+    LookupError::Status {
+        code: status.code(),
+        message: status.message().to_owned(),
+    }
+}
+
+/// A known user with what a token tells over it, and the fields that it changes. `claims` are the
+/// names of what it tells.
+fn told_of(
+    mut known: user::User,
+    told: user::User,
+    claims: &[String],
+) -> (user::User, Vec<String>) {
+    let mut changed = vec!["claims".to_owned()];
+    if !told.name.is_empty() {
+        known.name = told.name;
+        changed.push("name".to_owned());
+    }
+    if !told.email.is_empty() {
+        known.email = told.email;
+        changed.push("email".to_owned());
+    }
+    known.id = told.id;
+    // A claim that is told is told as a whole, with everything below it.
+    known.claims.retain(|key, _| {
+        let is_part = |name: &String| {
+            let below = key.strip_prefix(name.as_str());
+            below.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        !claims.iter().any(is_part)
+    });
+    known.claims.extend(told.claims);
+    (known, changed)
             },
         })
     }
@@ -341,6 +433,8 @@ fn judged<T>(result: Result<T, ProviderError>) -> Result<Option<T>, LookupError>
 }
 
 /// Records made of a verified token.
+    /// Names of the token's claims.
+    claims: Vec<String>,
 struct Written {
     session: session::Session,
     user: user::User,
@@ -410,7 +504,11 @@ impl Written {
             id_token,
             ..session::Session::default()
         };
-        Self { session, user }
+        Self {
+            session,
+            user,
+            claims: token.claims.keys().cloned().collect(),
+        }
     }
 }
 

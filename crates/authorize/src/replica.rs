@@ -260,7 +260,8 @@ impl Replica {
         Ok(found)
     }
 
-    async fn ask(
+    /// As [`Self::get`], whatever the databroker said a few seconds ago.
+    pub async fn ask(
         &self,
         kind: &str,
         id: &str,

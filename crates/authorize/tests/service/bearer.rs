@@ -1,19 +1,19 @@
 //! Sessions made from a provider's token.
 
-use std::sync::Arc;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use http::{Request, Response, StatusCode};
-use postern_common::authz::{Authorizer as _, CheckSubject, Decision, DenyKind};
+use postern_common::authz::{Authorizer as _, CheckRequest, CheckSubject, Decision, DenyKind};
 use postern_common::crypto::bearer_id::{TokenKind, session_id};
 use postern_common::crypto::keys::{SecretKey, SigningKeys};
 use postern_common::rpc::stubs::databroker::GetRequest;
+use postern_common::rpc::stubs::user::User;
 use postern_identity::HttpError;
 use prost::Message as _;
 use serde_json::{Value, json};
 
-use crate::world::{SESSION, World};
+use crate::world::{SESSION, USER, World, list};
 
 const ROUTE: &str = "- {from: https://app.corp.test, to: http://up, \
     bearer_token_format: idp_access_token, idp_access_token_allowed_audiences: [postern-api], \
