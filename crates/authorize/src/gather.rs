@@ -34,7 +34,7 @@ pub struct Gather<'a> {
 /// What a handle names.
 enum Named {
     Session(Versioned<Session>, Freshness),
-    ServiceAccount(Versioned<ServiceAccount>),
+    ServiceAccount(Versioned<ServiceAccount>, Freshness),
     Nothing,
 }
 
@@ -65,7 +65,9 @@ impl Gather<'_> {
         let data = data.as_deref();
         match self.named(data, handle).await? {
             Named::Nothing => Ok(Visitor::Rejected(Rejection::Gone)),
-            Named::ServiceAccount(account) => self.service_account(data, account).await,
+            Named::ServiceAccount(account, freshness) => {
+                self.service_account(data, account, freshness).await
+            }
             Named::Session(session, freshness) => self.session(data, session, freshness).await,
         }
     }
@@ -106,7 +108,7 @@ impl Gather<'_> {
                     return Ok(Named::Session(session, Freshness::Copy));
                 }
             } else if let Some(account) = data.service_accounts.get(id) {
-                return Ok(Named::ServiceAccount(account));
+                return Ok(Named::ServiceAccount(account, Freshness::Copy));
             } else if data.was_deleted(id) {
                 return Ok(Named::Nothing);
             }
@@ -124,10 +126,8 @@ impl Gather<'_> {
                 .ask(Wanted::by_handle(record_type::SERVICE_ACCOUNT, handle))
                 .await?
         {
-            return Ok(Named::ServiceAccount(decoded(
-                &record,
-                ServiceAccount::from_record,
-            )?));
+            let account = decoded(&record, ServiceAccount::from_record)?;
+            return Ok(Named::ServiceAccount(account, Freshness::AheadOfCopy));
         }
         Ok(Named::Nothing)
     }
@@ -178,13 +178,14 @@ impl Gather<'_> {
         &self,
         data: Option<&Data>,
         account: Versioned<ServiceAccount>,
+        freshness: Freshness,
     ) -> Result<Visitor, LookupError> {
         let Versioned { version, value } = account;
         if has_ended(value.valid_until, self.now) {
             return Ok(Visitor::Rejected(Rejection::Expired));
         }
         let (id, user_id) = (Arc::clone(&value.id), Arc::clone(&value.user_id));
-        let mut person = self.person(data, id, user_id, Freshness::Copy).await?;
+        let mut person = self.person(data, id, user_id, freshness).await?;
         person.valid_until = value.valid_until;
         person.versions.session = version;
         Ok(Visitor::Person(Box::new(person)))
@@ -198,12 +199,17 @@ impl Gather<'_> {
         user_id: Arc<str>,
         freshness: Freshness,
     ) -> Result<Person, LookupError> {
-        let users = data
-            .filter(|_| freshness == Freshness::Copy)
-            .map(|data| &data.users);
-        let user = self
-            .record(users, record_type::USER, &user_id, User::from_record)
-            .await?;
+        let copy = data.filter(|_| freshness == Freshness::Copy);
+        let user = match copy {
+            // Users are written before what names them, so a copy without one is an answer: a
+            // service account need not have one, and works while the databroker is away.
+            Some(data) if data.lacks_user(&user_id) && !self.replica.is_split() => None,
+            copy => {
+                let users = copy.map(|data| &data.users);
+                self.record(users, record_type::USER, &user_id, User::from_record)
+                    .await?
+            }
+        };
         self.person_of(data, id, user_id, user).await
     }
 

@@ -1,6 +1,6 @@
 //! One copy of the databroker's records, filled by one `SyncLatest` and kept current by `Sync`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -144,6 +144,47 @@ pub struct Data {
     deleted: moka::sync::Cache<Arc<str>, ()>,
     /// Whether there ever was one. A first copy has none, and is spared a look-up for each record.
     any_deleted: AtomicBool,
+    unreadable_users: Unreadable,
+}
+
+/// Ids of records that are there and can't be read, at most so many one by one.
+const UNREADABLE: usize = 10_000;
+
+/// Records that are missing here although there may be one.
+#[derive(Debug, Default)]
+struct Unreadable {
+    /// Whether there ever was one; nearly always none.
+    any: AtomicBool,
+    ids: RwLock<HashSet<Arc<str>>>,
+}
+
+impl Unreadable {
+    fn add(&self, id: &str) {
+        let mut ids = self.ids.write().unwrap_or_else(PoisonError::into_inner);
+        if ids.len() < UNREADABLE {
+            ids.insert(id.into());
+        }
+        self.any.store(true, Ordering::Release);
+    }
+
+    fn remove(&self, id: &str) {
+        if !self.any.load(Ordering::Acquire) {
+            return;
+        }
+        let mut ids = self.ids.write().unwrap_or_else(PoisonError::into_inner);
+        // When it is full, others may be unreadable that are not in it.
+        if ids.len() < UNREADABLE {
+            ids.remove(id);
+        }
+    }
+
+    fn may_be(&self, id: &str) -> bool {
+        if !self.any.load(Ordering::Acquire) {
+            return false;
+        }
+        let ids = self.ids.read().unwrap_or_else(PoisonError::into_inner);
+        ids.len() >= UNREADABLE || ids.contains(id)
+    }
 }
 
 /// What a record did to the copy.
@@ -169,6 +210,7 @@ impl Data {
             impersonators: AtomicUsize::new(0),
             deleted: moka::sync::Cache::new(REMEMBERED_DELETIONS),
             any_deleted: AtomicBool::new(false),
+            unreadable_users: Unreadable::default(),
         }
     }
 
@@ -198,10 +240,20 @@ impl Data {
         self.deleted.contains_key(id)
     }
 
+    /// Whether the user `id` is known not to exist, if this copy is complete. One whose record can't
+    /// be read is not.
+    pub fn lacks_user(&self, id: &str) -> bool {
+        // In this order: what can't be read is noted before it is taken out.
+        self.users.get(id).is_none() && !self.unreadable_users.may_be(id)
+    }
+
     /// Takes over one record of the feed. Applying one twice, or an older one late, changes nothing.
     pub fn apply(&self, record: &Record) -> Result<Change, RecordError> {
         let change = if record.deleted_at.is_some() {
             let change = self.remove(record);
+            if record.r#type == record_type::USER {
+                self.unreadable_users.remove(&record.id);
+            }
             if change != Change::None && holds_sessions(&record.r#type) {
                 self.deleted.insert(record.id.as_str().into(), ());
                 self.any_deleted.store(true, Ordering::Release);
@@ -211,6 +263,9 @@ impl Data {
             self.store(record).inspect_err(|_| {
                 // What can't be read must not decide, and its old content is worth nothing any
                 // more. It is not known to be gone either: whoever needs it has to ask.
+                if record.r#type == record_type::USER {
+                    self.unreadable_users.add(&record.id);
+                }
                 self.remove(record);
             })
         };
@@ -240,10 +295,9 @@ impl Data {
             }
             record_type::USER => {
                 let user = User::from_record(record)?;
-                revisit(
-                    keep(&self.users, &user.id.clone(), record, user).is_change(),
-                    Revisit::User,
-                )
+                let changed = keep(&self.users, &user.id.clone(), record, user).is_change();
+                self.unreadable_users.remove(&record.id);
+                revisit(changed, Revisit::User)
             }
             record_type::SERVICE_ACCOUNT => {
                 let account = ServiceAccount::from_record(record)?;
@@ -466,5 +520,33 @@ mod tests {
         assert!(data.sessions.get("s").is_none());
         assert!(!data.was_deleted("s"), "not known to be gone");
         assert_eq!(data.version(), 5);
+    }
+
+    #[test]
+    fn a_user_that_cannot_be_read_is_not_known_to_be_missing() {
+        let data = Data::new(KeepTokens::No);
+        let of_user = |version, record: Record| Record {
+            version,
+            r#type: record_type::USER.to_owned(),
+            ..record
+        };
+        let whole = |version| of_user(version, record(version, "u", &user("u")));
+        let damaged = |version| {
+            let mut record = whole(version);
+            record.data.as_mut().unwrap().value = vec![0xff];
+            record
+        };
+        assert!(data.lacks_user("u"));
+        data.apply(&whole(1)).unwrap();
+        assert!(!data.lacks_user("u"));
+        data.apply(&damaged(2)).unwrap_err();
+        assert!(data.users.get("u").is_none() && !data.lacks_user("u"));
+        assert!(data.lacks_user("another"));
+        data.apply(&whole(3)).unwrap();
+        data.apply(&of_user(4, deletion(4, "u"))).unwrap();
+        assert!(data.lacks_user("u"));
+        data.apply(&damaged(5)).unwrap_err();
+        data.apply(&of_user(6, deletion(6, "u"))).unwrap();
+        assert!(data.lacks_user("u"));
     }
 }

@@ -153,6 +153,49 @@ async fn c08_another_data_set_is_copied_anew() {
     }
 }
 
+/// Service accounts are often of nobody who ever signed in.
+#[tokio::test]
+async fn c07_a_service_account_without_a_user_works_while_the_databroker_is_away() {
+    let world = World::new(
+        "- {from: https://app.corp.test, to: http://up, policy: [{allow: {and: [{user: robot}]}}]}\n",
+    )
+    .await;
+    let account = user::ServiceAccount {
+        user_id: "robot".into(),
+        ..user::ServiceAccount::default()
+    };
+    world.put(SERVICE_ACCOUNT, "account-1", &account).await;
+    let handle = Handle {
+        id: "account-1".into(),
+        ..Handle::default()
+    };
+    let token = format!("Pomerium {}", world.encode(&handle));
+    let headers = [("authorization", token.as_str())];
+    world.set_away(true);
+    world.until_allowed(&headers).await;
+    let session = world.allowed(&headers).await.session.unwrap();
+    assert_eq!((&*session.user_id, &*session.email), ("robot", ""));
+    world.set_away(false);
+
+    // One whose user is there, but can't be read, is not judged as if there were none.
+    let damaged = Damaged {
+        id: vec![0xff, 0xfe],
+    };
+    world.put(USER, "robot", &damaged).await;
+    let begun = Instant::now();
+    while world.ask(&headers).await.is_ok() {
+        assert!(begun.elapsed() < Duration::from_secs(5), "never noticed");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Bytes where a `user.User` has a text.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Damaged {
+    #[prost(bytes = "vec", tag = "4")]
+    id: Vec<u8>,
+}
+
 #[tokio::test]
 async fn a_service_account_is_its_record() {
     let world = World::new(
