@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jiff::{SignedDuration, Timestamp};
-use postern_common::config::{BearerTokenFormat, Config, RouteId};
+use postern_common::config::{BearerTokenFormat, Config, RouteBearer, RouteId};
 use postern_common::crypto::bearer_id::{TokenKind, session_id};
 use postern_common::rpc::WriteId;
 use postern_common::rpc::stubs::databroker::{PatchRequest, PutRequest, Record};
@@ -38,16 +38,16 @@ pub struct Bearers {
     settings: ArcSwap<Settings>,
     /// By session and route, because routes differ in the audiences that they accept. Concurrent
     /// requests with one token are verified once.
-    results: moka::future::Cache<(String, RouteId), Verified>,
+    results: moka::future::Cache<(String, Option<RouteId>), Verified>,
     metrics: Metrics,
 }
 
 /// What a configuration says about tokens.
 #[derive(Debug, Default)]
 struct Settings {
-    /// Only while a route reads tokens of the sign-in provider.
+    /// Only while tokens of the sign-in provider are read somewhere.
     providers: Option<Arc<Providers>>,
-    /// Only while a route reads JWTs made elsewhere.
+    /// Only while JWTs made elsewhere are.
     foreign: Option<Arc<ForeignTokens>>,
     session_lifetime: Duration,
 }
@@ -63,6 +63,15 @@ enum Verified {
 pub struct Made {
     pub session: Versioned<Session>,
     pub user: Versioned<User>,
+}
+
+/// How tokens are read where one was brought.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading<'a> {
+    /// `None`: one of our own endpoints.
+    pub route: Option<&'a RouteId>,
+    pub provider_id: Option<&'a str>,
+    pub bearer: &'a RouteBearer,
 }
 
 /// A token on its way to a session.
@@ -104,8 +113,9 @@ impl Bearers {
     /// Takes over a configuration. What is known of providers that stay is kept.
     pub fn load(&self, config: &Config) {
         let any = |formats: &[BearerTokenFormat]| {
-            let mut routes = config.routes.iter();
-            routes.any(|route| formats.contains(&route.bearer.format))
+            let of_routes = config.routes.iter().map(|route| &route.bearer);
+            let mut all = of_routes.chain([&config.bearer]);
+            all.any(|bearer| formats.contains(&bearer.format))
         };
         let before = self.settings.load();
         let of_provider = [
@@ -136,7 +146,7 @@ impl Bearers {
     pub async fn visitor(
         &self,
         bearer: &Bearer,
-        route: &LoadedRoute,
+        reading: Reading<'_>,
         gather: &Gather<'_>,
     ) -> Result<Visitor, LookupError> {
         let settings = self.settings.load_full();
@@ -145,16 +155,15 @@ impl Bearers {
             BearerTokenFormat::IdpAccessToken => TokenKind::Access,
             BearerTokenFormat::IdpIdentityToken => TokenKind::Identity,
             BearerTokenFormat::Jwt => {
-                return Box::pin(self.foreign(&settings, bearer, route, gather)).await;
+                return Box::pin(self.foreign(&settings, bearer, reading, gather)).await;
             }
         };
-        let (Some(issuer), Some(providers)) = (route.provider_id.as_deref(), &settings.providers)
-        else {
+        let (Some(issuer), Some(providers)) = (reading.provider_id, &settings.providers) else {
             return Err(LookupError::NotSupported(
                 "bearer tokens without idp_provider",
             ));
         };
-        let audiences = route.route.bearer.audiences.as_deref().unwrap_or_default();
+        let audiences = reading.bearer.audiences.as_deref().unwrap_or_default();
         if kind == TokenKind::Access && audiences.is_empty() {
             return Err(LookupError::NotSupported(
                 "access tokens without idp_access_token_allowed_audiences",
@@ -195,7 +204,7 @@ impl Bearers {
                 None => Ok(Verified::Invalid),
             }
         };
-        self.made(&token, route, gather, Box::pin(verified)).await
+        self.made(&token, reading, gather, Box::pin(verified)).await
     }
 
     /// A JWT made elsewhere: verified every time, which costs no call. The session it stands for
@@ -204,13 +213,13 @@ impl Bearers {
         &self,
         settings: &Settings,
         bearer: &Bearer,
-        route: &LoadedRoute,
+        reading: Reading<'_>,
         gather: &Gather<'_>,
     ) -> Result<Visitor, LookupError> {
         let Some(foreign) = &settings.foreign else {
             return Err(LookupError::NotSupported("JWTs without identity_providers"));
         };
-        let allowed = &route.route.bearer.verifiers;
+        let allowed = &reading.bearer.verifiers;
         let verified = foreign.verify(&bearer.token, allowed, gather.now).await;
         let Some(ForeignToken {
             entry,
@@ -227,7 +236,7 @@ impl Bearers {
             return gather.known_session(&data, known).await;
         }
         let made = Box::pin(self.make(&token, verified, settings, gather));
-        self.made(&token, route, gather, made).await
+        self.made(&token, reading, gather, made).await
     }
 
     /// The session of a token, if the copy has it and it has not ended.
@@ -246,11 +255,11 @@ impl Bearers {
     async fn made(
         &self,
         token: &Token<'_>,
-        route: &LoadedRoute,
+        reading: Reading<'_>,
         gather: &Gather<'_>,
         work: impl Future<Output = Result<Verified, LookupError>>,
     ) -> Result<Visitor, LookupError> {
-        let key = (token.session_id.clone(), route.route.id.clone());
+        let key = (token.session_id.clone(), reading.route.cloned());
         let data = self.replica.data();
         if data.is_some_and(|data| data.was_deleted(&token.session_id)) {
             // Revoked here; whether its maker still stands by it has to be asked again.
@@ -293,24 +302,12 @@ impl Bearers {
                 user = renewed;
             }
         }
-        let records = vec![
-            record(record_type::USER, &user_id, &new.user),
-            record(record_type::SESSION, &new.session.id, &new.session),
-        ];
-        let mut request = tonic::Request::new(PutRequest { records });
-        request.set_timeout(gather.within);
-        WriteId::random().attach(&mut request);
-        let written = self
-            .replica
-            .client()
-            .put(request)
-            .await
-            .map_err(|status| LookupError::Status {
-                code: status.code(),
-                message: status.message().to_owned(),
-            })?
-            .into_inner()
-            .records;
+        let mut records = vec![record(record_type::SESSION, &session.id, &session)];
+        if written.is_empty() {
+            // Never known, or deleted just now.
+            records.insert(0, record(record_type::USER, &user.id, &user));
+        }
+        written.extend(self.put(records, gather).await?);
         self.metrics.bearer_created.inc();
         let [user_written, session_written] = written.as_slice() else {
             return Err(LookupError::Record(
@@ -332,6 +329,9 @@ impl Bearers {
             user: Versioned {
                 version: user_written.version,
                 value: Arc::new(user_read),
+            },
+        })
+    }
 
     async fn known_user(
         &self,
@@ -418,9 +418,6 @@ fn told_of(
     });
     known.claims.extend(told.claims);
     (known, changed)
-            },
-        })
-    }
 }
 
 /// `None`: the token does not hold. Errors say that nobody knows just now.
@@ -433,11 +430,11 @@ fn judged<T>(result: Result<T, ProviderError>) -> Result<Option<T>, LookupError>
 }
 
 /// Records made of a verified token.
-    /// Names of the token's claims.
-    claims: Vec<String>,
 struct Written {
     session: session::Session,
     user: user::User,
+    /// Names of the token's claims.
+    claims: Vec<String>,
 }
 
 impl Written {

@@ -13,7 +13,7 @@ use postern_common::authz::{
     Allow, AuthorizeError, Authorizer, CheckRequest, CheckSubject, ConsumedCredentials, Decision,
     Revisit, SessionSummary,
 };
-use postern_common::config::{BearerTokenFormat, Config, IssuerFormat, RouteChecksum, RouteId};
+use postern_common::config::{Config, IssuerFormat, RouteChecksum, RouteId};
 use postern_common::telemetry::RateLimit;
 use postern_common::telemetry::trace::{self, Kind, Span, Value};
 use postern_identity::HttpClient;
@@ -21,7 +21,7 @@ use tokio::sync::broadcast;
 
 use crate::answer;
 use crate::assertion::{self, Assertion, Assertions, Audience};
-use crate::bearer::Bearers;
+use crate::bearer::{Bearers, Reading};
 use crate::credential::{self, Credential, Expected};
 use crate::decide::{self, Denial, Outcome, Ruling};
 use crate::facts::{Facts, Person, Visitor};
@@ -195,7 +195,7 @@ impl Local {
         let age = self.replica.age();
         let left = time_left(age, route.route.max_data_age)?;
         let provider_ids: Vec<&str> = route.provider_id.as_deref().into_iter().collect();
-        let credential = credential_of(request, snapshot, &provider_ids, route.bearer());
+        let credential = credential_of(request, snapshot, &provider_ids, route.tokens());
         let consumed = ConsumedCredentials {
             bearer: matches!(credential, Credential::Bearer(_)),
         };
@@ -279,8 +279,7 @@ impl Local {
         let facts = if decide::reads_session(&request.path) {
             let provider_ids: Vec<&str> =
                 snapshot.provider_ids().iter().map(AsRef::as_ref).collect();
-            let format = BearerTokenFormat::Default;
-            let credential = credential_of(request, snapshot, &provider_ids, format);
+            let credential = credential_of(request, snapshot, &provider_ids, snapshot.tokens());
             self.facts(request, snapshot, None, credential, now)
                 .await
                 .map_err(|error| unavailable(&error))?
@@ -334,10 +333,10 @@ impl Local {
             Credential::None(none) => gather::without_credential(none),
             Credential::CookieAndBearer => Visitor::CookieAndBearer,
             Credential::Handle { handle, .. } => gather.visitor(&handle).await?,
-            Credential::Bearer(bearer) => match route {
-                Some(route) => Box::pin(self.bearers.visitor(&bearer, route, &gather)).await?,
-                None => Visitor::Anonymous,
-            },
+            Credential::Bearer(bearer) => {
+                let reading = route.map_or_else(|| snapshot.tokens(), LoadedRoute::tokens);
+                Box::pin(self.bearers.visitor(&bearer, reading, &gather)).await?
+            }
         };
         let mut records = std::collections::BTreeMap::new();
         if let Some(route) = route {
@@ -421,7 +420,7 @@ fn credential_of(
     request: &CheckRequest,
     snapshot: &Snapshot,
     provider_ids: &[&str],
-    bearer: BearerTokenFormat,
+    tokens: Reading<'_>,
 ) -> Credential {
     let config = &snapshot.config;
     credential::find(
@@ -431,7 +430,7 @@ fn credential_of(
             cookie_name: &config.cookie.name,
             cookie_domain: config.cookie.domain.as_deref(),
             provider_ids,
-            bearer,
+            bearer: tokens.bearer.format,
         },
     )
 }

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use http::Method;
 use postern_common::authz::CheckRequest;
 use postern_common::config::{
-    BearerTokenFormat, Config, IssuerFormat, PassIdentity, Route, RouteChecksum, RouteId,
-    TemplatePart,
+    Config, IssuerFormat, PassIdentity, Route, RouteChecksum, RouteId, TemplatePart,
 };
 use postern_common::route::table::IncomingPorts;
 use postern_common::route::{Authority, RouteTable, Target, TargetForm};
@@ -16,6 +15,7 @@ use postern_common::web::credentials::OwnNames;
 use postern_common::web::page::Look;
 use postern_policy::Fact;
 
+use crate::bearer::Reading;
 use crate::certificate::CertificateExaminer;
 use crate::handles::Handles;
 use crate::records::{KeepTokens, record_type};
@@ -102,6 +102,15 @@ impl Snapshot {
     pub fn provider_ids(&self) -> &[Arc<str>] {
         &self.provider_ids
     }
+
+    /// How tokens are read on our own endpoints: by the global keys.
+    pub fn tokens(&self) -> Reading<'_> {
+        Reading {
+            route: None,
+            provider_id: self.config.provider_id.as_deref(),
+            bearer: &self.config.bearer,
+        }
+    }
 }
 
 fn looked_up(route: &LoadedRoute) -> impl Iterator<Item = String> {
@@ -146,8 +155,13 @@ impl LoadedRoute {
         }
     }
 
-    pub fn bearer(&self) -> BearerTokenFormat {
-        self.route.bearer.format
+    /// How tokens are read on this route.
+    pub fn tokens(&self) -> Reading<'_> {
+        Reading {
+            route: Some(&self.route.id),
+            provider_id: self.provider_id.as_deref(),
+            bearer: &self.route.bearer,
+        }
     }
 
     pub fn issuer(&self) -> IssuerFormat {

@@ -208,7 +208,6 @@ fn config(load: &mut Load<'_>, map: &Map, origin: &Origin) -> Option<Config> {
     services::clashes(load, root, listen.as_ref(), metrics.as_ref());
     let branding = observe::branding(load, root);
     let flags = observe::flags(load, root);
-    let signout_redirect_url = root.url(load, "signout_redirect_url").map(|url| url.value);
 
     // As written: a slash at the end is part of a provider's id.
     let authenticate_url = root
@@ -243,6 +242,9 @@ fn config(load: &mut Load<'_>, map: &Map, origin: &Origin) -> Option<Config> {
         relations::check(load, &routes, urls, &services, &cookie);
     }
     Some(Config {
+        // Read before the first `?`, so that whatever is wrong with it is said.
+        signout_redirect_url: root.url(load, "signout_redirect_url").map(|url| url.value),
+        bearer: sign_in::own_bearer(defaults.bearer, provider.as_ref(), &jwt_verifiers),
         services,
         listen: listen?,
         process,
@@ -267,7 +269,6 @@ fn config(load: &mut Load<'_>, map: &Map, origin: &Origin) -> Option<Config> {
         traces,
         branding,
         flags,
-        signout_redirect_url,
         routes: routes.into_iter().map(|placed| placed.route).collect(),
         checksum: checksum::config_checksum(map, &load.digests),
     })

@@ -15,7 +15,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 use url::Url;
 
-use super::route::Route;
+use super::route::{Route, RouteBearer};
 use crate::crypto::keys::{SecretKey, SigningKeys};
 use crate::net::listen::Share;
 
@@ -39,6 +39,8 @@ pub struct Config {
     pub provider_id: Option<Arc<str>>,
     /// Verifiers of JWTs made elsewhere, by name (`identity_providers`).
     pub jwt_verifiers: BTreeMap<String, JwtVerifier>,
+    /// How `Authorization: Bearer` is read where no route stands: at our own endpoints.
+    pub bearer: RouteBearer,
     pub cookie: CookieOptions,
     pub storage: StorageOptions,
     pub identity: IdentityHeaders,

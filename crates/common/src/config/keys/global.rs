@@ -492,7 +492,7 @@ pub const GLOBAL: &[Key] = &[
         "default",
         P1,
         Works,
-        "how `Authorization: Bearer` is read",
+        "how `Authorization: Bearer` is read; this one also at Postern's own endpoints",
     ),
     key(
         "identity_providers",

@@ -13,6 +13,7 @@ use super::super::options::{
     ProviderKind, ProviderOptions, SameSite, Service, Services, UnboundCallbacks,
 };
 use super::super::place::At;
+use super::super::route::RouteBearer;
 use super::super::source::Value;
 use super::reader::{Load, Section, parse_url};
 use crate::crypto::provider_id::{ProviderFields, provider_id};
@@ -294,6 +295,31 @@ pub fn programs(load: &mut Load<'_>, root: Section<'_>) -> ProgrammaticAccess {
         } else {
             UnboundCallbacks::Refuse
         },
+    }
+}
+
+/// How bearer tokens are read at our own endpoints: by the keys at the top of the file. Where these
+/// leave out what it takes to verify one, because each route has its own, none is read.
+pub fn own_bearer(
+    format: BearerTokenFormat,
+    provider: Option<&ProviderOptions>,
+    verifiers: &BTreeMap<String, JwtVerifier>,
+) -> RouteBearer {
+    let audiences = provider.and_then(|provider| provider.access_token_audiences.clone());
+    let verifiable = match format {
+        BearerTokenFormat::Default => true,
+        BearerTokenFormat::IdpAccessToken => audiences.as_ref().is_some_and(|it| !it.is_empty()),
+        BearerTokenFormat::IdpIdentityToken => provider.is_some(),
+        BearerTokenFormat::Jwt => !verifiers.is_empty(),
+    };
+    RouteBearer {
+        format: if verifiable {
+            format
+        } else {
+            BearerTokenFormat::Default
+        },
+        audiences,
+        verifiers: Vec::new(),
     }
 }
 

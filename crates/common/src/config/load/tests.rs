@@ -1082,6 +1082,27 @@ fn upstreams() {
     }
 }
 
+/// Without what it takes to verify a token, none is read at our own endpoints.
+#[test]
+fn w22_tokens_at_our_own_endpoints() {
+    let with = |keys: &str| config(&format!("{keys}\n")).bearer.clone();
+    let access = "bearer_token_format: idp_access_token";
+    let verifier = "identity_providers: {ci: {issuer: https://ci.test, audiences: [a]}}";
+    assert_eq!(with("").format, BearerTokenFormat::Default);
+    assert_eq!(with(access).format, BearerTokenFormat::Default);
+    let named = with(&format!(
+        "{access}\nidp_access_token_allowed_audiences: [api]"
+    ));
+    assert_eq!(named.format, BearerTokenFormat::IdpAccessToken);
+    assert_eq!(named.audiences, Some(vec!["api".to_owned()]));
+    let identity = with("bearer_token_format: idp_identity_token");
+    assert_eq!(identity.format, BearerTokenFormat::IdpIdentityToken);
+    let jwt = "bearer_token_format: jwt";
+    assert_eq!(with(jwt).format, BearerTokenFormat::Default);
+    let jwt = with(&format!("{jwt}\n{verifier}"));
+    assert_eq!(jwt.format, BearerTokenFormat::Jwt);
+}
+
 #[test]
 fn froms() {
     let from = |text: &str| {
