@@ -25,9 +25,16 @@ const OF_THE_PROTOCOL: [&str; 4] = ["nonce", "at_hash", "c_hash", "jti"];
 pub(super) struct Records {
     pub name: String,
     pub expires: Option<Timestamp>,
-    /// When the session was last refreshed or made.
+    /// When the session's record was last written: at sign-in, or since, when a refresh or user info
+    /// brought something new.
     pub data_from: Option<Timestamp>,
     pub claims: Vec<(String, String)>,
+}
+
+/// What a record holds, and when that was written.
+struct Stored<M> {
+    payload: M,
+    written: Option<prost_types::Timestamp>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +57,9 @@ pub(super) async fn read(core: &Core, summary: &SessionSummary) -> Result<Record
     );
     let mut client = DataBrokerServiceClient::with_interceptor(transport, token);
     let reading = async {
-        let session: Option<Session> = get(&mut client, SESSION, &summary.session_id).await?;
-        let user: Option<User> = get(&mut client, USER, &summary.user_id).await?;
+        let session: Option<Stored<Session>> =
+            get(&mut client, SESSION, &summary.session_id).await?;
+        let user: Option<Stored<User>> = get(&mut client, USER, &summary.user_id).await?;
         Ok(records(session, user))
     };
     tokio::time::timeout(limits::DATABROKER_CALL, reading)
@@ -63,7 +71,7 @@ async fn get<M: Message + Default>(
     client: &mut Client,
     kind: &str,
     id: &str,
-) -> Result<Option<M>, ReadError> {
+) -> Result<Option<Stored<M>>, ReadError> {
     let request = GetRequest {
         r#type: kind.to_owned(),
         id: id.to_owned(),
@@ -73,23 +81,25 @@ async fn get<M: Message + Default>(
         Err(status) if status.code() == tonic::Code::NotFound => None,
         Err(status) => return Err(ReadError::Refused(status)),
     };
-    let data = record.and_then(|record| record.data);
-    data.map(|any| M::decode(&*any.value))
-        .transpose()
-        .map_err(ReadError::Malformed)
+    let Some((data, written)) = record.and_then(|record| Some((record.data?, record.modified_at)))
+    else {
+        return Ok(None);
+    };
+    let payload = M::decode(&*data.value).map_err(ReadError::Malformed)?;
+    Ok(Some(Stored { payload, written }))
 }
 
-fn records(session: Option<Session>, user: Option<User>) -> Records {
+fn records(session: Option<Stored<Session>>, user: Option<Stored<User>>) -> Records {
     let time = |time: Option<prost_types::Timestamp>| {
         time.and_then(|time| Timestamp::from_second(time.seconds).ok())
     };
     let mut records = Records::default();
-    if let Some(session) = session {
-        records.expires = time(session.expires_at);
-        records.data_from = time(session.issued_at);
-        records.claims = claims(session.claims);
+    if let Some(Stored { payload, written }) = session {
+        records.expires = time(payload.expires_at);
+        records.data_from = time(written.or(payload.issued_at));
+        records.claims = claims(payload.claims);
     }
-    if let Some(user) = user {
+    if let Some(Stored { payload: user, .. }) = user {
         records.name = user.name;
         for (name, value) in claims(user.claims) {
             if !records.claims.iter().any(|(known, _)| *known == name) {
@@ -130,6 +140,26 @@ mod tests {
     use super::*;
     use prost_types::{ListValue, Value, value::Kind};
 
+    fn stored<M>(payload: M, written: Option<i64>) -> Stored<M> {
+        let written = written.map(|seconds| prost_types::Timestamp { seconds, nanos: 0 });
+        Stored { payload, written }
+    }
+
+    #[test]
+    fn c28_the_age_of_the_data_is_that_of_the_record() {
+        let session = Session {
+            issued_at: Some(prost_types::Timestamp {
+                seconds: 1000,
+                nanos: 0,
+            }),
+            ..Session::default()
+        };
+        for (written, shown) in [(Some(5000), 5000), (None, 1000)] {
+            let records = records(Some(stored(session.clone(), written)), None);
+            assert_eq!(records.data_from.unwrap().as_second(), shown);
+        }
+    }
+
     #[test]
     fn claims_of_session_and_user_are_shown_together() {
         let list = |kind: Kind| ListValue {
@@ -148,7 +178,7 @@ mod tests {
             .into(),
             ..User::default()
         };
-        let records = records(Some(session), Some(user));
+        let records = records(Some(stored(session, None)), Some(stored(user, None)));
         assert_eq!(records.name, "Ann");
         let expected = [("admin", "true"), ("groups", "eng")];
         let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
