@@ -92,25 +92,17 @@ impl Records {
             r#type: P::TYPE.to_owned(),
             id: id.to_owned(),
         };
-        match self.client.clone().get(within(DEADLINE, request)).await {
-            Ok(response) => {
-                let record = response.into_inner().record;
-                let data = record
-                    .filter(|record| record.deleted_at.is_none())
-                    .and_then(|r| r.data);
-                data.map(|any| P::decode(any.value.as_slice()))
-                    .transpose()
-                    .map_err(|_| RecordsError::Undecodable(P::NAME))
-            }
-            Err(status) if status.code() == Code::NotFound => Ok(None),
-            Err(status) => Err(failed("reading", status)),
-        }
+        let data = self.read(request).await?.and_then(|record| record.data);
+        data.map(|any| P::decode(any.value.as_slice()))
+            .transpose()
+            .map_err(|_| RecordsError::Undecodable(P::NAME))
     }
 
     /// Whether the databroker answers. Asked before anybody is sent to a provider, since nobody
     /// could sign in on the way back.
     pub(crate) async fn answers(&self) -> Result<(), RecordsError> {
-        let answer = self.client.clone().server_info(within(DEADLINE, ())).await;
+        let ask = |mut client: Client, ask| async move { client.server_info(ask).await }.boxed();
+        let answer = self.answered((), ask).await;
         answer
             .map(|_| ())
             .map_err(|status| failed("asking for its state", status))
@@ -123,8 +115,11 @@ impl Records {
         user: User,
         session: &Session,
     ) -> Result<Written, RecordsError> {
-        let known = self.has(record(&user)).await?;
-        if known {
+        let present = GetRequest {
+            r#type: User::TYPE.to_owned(),
+            id: user.id.clone(),
+        };
+        if self.read(present).await?.is_some() {
             let patch = PatchRequest {
                 records: vec![record(&user)],
                 field_mask: Some(prost_types::FieldMask {
@@ -176,15 +171,12 @@ impl Records {
             .map_err(|status| failed("deleting the session", status))
     }
 
-    async fn has(&self, record: Record) -> Result<bool, RecordsError> {
-        let request = GetRequest {
-            r#type: record.r#type,
-            id: record.id,
-        };
+    /// A record that is there.
+    async fn read(&self, request: GetRequest) -> Result<Option<Record>, RecordsError> {
         let get = |mut client: Client, request| async move { client.get(request).await }.boxed();
         match self.answered(request, get).await {
-            Ok(found) => Ok(found.record.is_some_and(|it| it.deleted_at.is_none())),
-            Err(status) if status.code() == Code::NotFound => Ok(false),
+            Ok(found) => Ok(found.record.filter(|it| it.deleted_at.is_none())),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(failed("reading", status)),
         }
     }
@@ -196,7 +188,8 @@ impl Records {
     }
 
     /// Makes a call again and again until there is an answer: the databroker that had it may be gone,
-    /// or its database may just be moving. What is written has an id, and is written once.
+    /// the only one may just be starting again, or its database be moving. What is written has an id,
+    /// and is written once.
     async fn answered<M: Clone, T>(
         &self,
         message: M,

@@ -366,6 +366,25 @@ async fn c07_databroker_away() {
     assert_eq!(under_way.get(&back).await.status, 302);
 }
 
+/// The only databroker is started again while people sign in: they wait and never learn of it.
+#[tokio::test]
+async fn a_databroker_that_is_back_in_a_moment_is_waited_for() {
+    let world = World::new();
+    let mut browser = world.browser();
+    world.databroker.fail_next(3);
+    let answer = browser.get(&world.sign_in_url(APP)).await;
+    assert_eq!(answer.status, 302, "to the provider: {}", answer.body);
+    let back = world.idp.sign_in(&answer.location());
+    world.databroker.fail_next(3);
+    let answer = browser.get(&back).await;
+    assert_eq!(answer.status, 302, "back from it: {}", answer.body);
+    world.databroker.fail_next(3);
+    let answer = browser.get(&answer.location()).await;
+    assert_eq!(answer.status, 302, "to the route: {}", answer.body);
+    world.receive(&answer.location());
+    assert_eq!(world.databroker.sessions().await.len(), 1);
+}
+
 #[tokio::test]
 async fn claims_are_replaced_and_devices_stay() {
     let world = World::new();

@@ -22,7 +22,8 @@ use crate::records::Payload;
 
 pub(super) struct Databroker {
     running: postern_databroker::Databroker,
-    down: Arc<AtomicBool>,
+    /// So many calls more fail.
+    down: Arc<AtomicUsize>,
     /// Calls are done, and every second answer is lost.
     losing: Arc<AtomicBool>,
     keys: TokenKeys,
@@ -48,7 +49,9 @@ impl Databroker {
         let losing = Arc::clone(&self.losing);
         let calls = Arc::new(AtomicUsize::new(0));
         let switch = move |request: Request, next: Next| {
-            let down = down.load(Ordering::Relaxed);
+            let down = down
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
+                .is_ok();
             let lost = losing.load(Ordering::Relaxed)
                 && calls.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
             async move {
@@ -67,7 +70,11 @@ impl Databroker {
     }
 
     pub(super) fn set_down(&self, down: bool) {
-        self.down.store(down, Ordering::Relaxed);
+        self.fail_next(if down { usize::MAX } else { 0 });
+    }
+
+    pub(super) fn fail_next(&self, calls: usize) {
+        self.down.store(calls, Ordering::Relaxed);
     }
 
     pub(super) fn lose_answers(&self, losing: bool) {
