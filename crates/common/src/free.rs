@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long others may go on using it before it is theirs to free.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long others may go on using it before it is theirs to free: longer than any decision takes,
+/// which reads one copy to its end.
+const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Frees `large` on a thread where no request runs, once those who still read it are done: a copy of

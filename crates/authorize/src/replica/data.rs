@@ -1,6 +1,7 @@
 //! One copy of the databroker's records, filled by one `SyncLatest` and kept current by `Sync`.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -12,8 +13,9 @@ use crate::records::{
     record_type,
 };
 
-/// Readers take a shard for the length of one look-up; a writer holds one for one insertion.
-const SHARDS: usize = 16;
+/// Readers take a shard for the length of one look-up; a writer holds one for one insertion. Now and
+/// then that moves all that the shard has, so of a million records there should be a thousand.
+const SHARDS: usize = 1024;
 
 /// Ids of records that the feed told us are gone, at most so many.
 const REMEMBERED_DELETIONS: u64 = 100_000;
@@ -37,24 +39,25 @@ impl<T> Clone for Versioned<T> {
 /// Records of one type by id.
 #[derive(Debug)]
 pub struct Table<T> {
-    shards: [RwLock<HashMap<Arc<str>, Versioned<T>>>; SHARDS],
+    /// Chooses the shard. Ids may be alike at either end, and come from outside.
+    hasher: RandomState,
+    shards: Box<[RwLock<HashMap<Arc<str>, Versioned<T>>>; SHARDS]>,
 }
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
         Self {
-            shards: std::array::from_fn(|_| RwLock::default()),
+            hasher: RandomState::new(),
+            shards: Box::new(std::array::from_fn(|_| RwLock::default())),
         }
     }
 }
 
 impl<T> Table<T> {
     fn shard(&self, id: &str) -> &RwLock<HashMap<Arc<str>, Versioned<T>>> {
-        // Ids differ most at their end. It is enough that not all are in one shard.
-        let end = id.bytes().rev().take(4);
-        let index = end.fold(0, |sum, byte| sum * 31 + usize::from(byte)) % SHARDS;
+        let index = usize::try_from(self.hasher.hash_one(id) % SHARDS as u64).unwrap_or_default();
         // `index` is below the length, so the fallback is never taken.
-        let [first, ..] = &self.shards;
+        let [first, ..] = &*self.shards;
         self.shards.get(index).unwrap_or(first)
     }
 
@@ -472,6 +475,38 @@ mod tests {
         assert!(data.was_deleted("s"));
         data.apply(&record(7, "s", &user("again"))).unwrap();
         assert!(!data.was_deleted("s"));
+    }
+
+    /// Nobody waits for more of the table to be moved than one shard has.
+    #[test]
+    fn ids_of_any_form_are_spread_over_all_shards() {
+        const EACH: usize = 100;
+        let forms: [fn(usize) -> String; 4] = [
+            |number| {
+                format!(
+                    "{:032x}",
+                    0x9e37_79b9_7f4a_7c15_u128.wrapping_mul(number as u128)
+                )
+            },
+            |number| number.to_string(),
+            |number| format!("{number}@corp.test"),
+            |number| format!("https://idp.corp.test/users/{number:09}/active"),
+        ];
+        for form in forms {
+            let table = Table::default();
+            for number in 0..EACH * SHARDS {
+                let record = Versioned {
+                    version: 1,
+                    value: Arc::new(()),
+                };
+                table.put(form(number).into(), record);
+            }
+            let sizes = table.shards.iter().map(|shard| shard.read().unwrap().len());
+            let largest = sizes.max().unwrap();
+            // By chance alone, one of all the shards has a third more.
+            assert!(largest < 2 * EACH, "{largest} like {}", form(1));
+            assert_eq!(table.len(), EACH * SHARDS);
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use postern_common::crypto::random;
+use postern_common::free;
 use postern_common::lifecycle::NotReady;
 use postern_common::rpc::stubs::databroker::{
     SyncLatestRequest, SyncRequest, SyncResponse, sync_latest_response, sync_response,
@@ -74,21 +75,23 @@ impl Replica {
             let keep = *keep_tokens.borrow_and_update();
             let begun = Instant::now();
             self.metrics.sync_latest.inc();
-            let data = match self.copy(keep).await {
-                Ok(data) => Arc::new(data),
-                Err(status) => {
-                    self.metrics.sync_latest_failures.inc();
-                    if let Some(not_ready) = &ready {
-                        not_ready.because(&format!(
-                            "the databroker's records could not be copied yet: {}",
-                            status.message()
-                        ));
-                    }
-                    self.complain("copy of all records", &status);
-                    wait.pause().await;
-                    continue;
+            let mut data = Data::new(keep);
+            let copied = self.copy(&mut data).await;
+            let data = Arc::new(data);
+            if let Err(status) = copied {
+                // It may have nearly all.
+                free::apart(data);
+                self.metrics.sync_latest_failures.inc();
+                if let Some(not_ready) = &ready {
+                    not_ready.because(&format!(
+                        "the databroker's records could not be copied yet: {}",
+                        status.message()
+                    ));
                 }
-            };
+                self.complain("copy of all records", &status);
+                wait.pause().await;
+                continue;
+            }
             wait = Backoff::default();
             tracing::info!(
                 server_version = data.server_version,
@@ -136,10 +139,9 @@ impl Replica {
         }
     }
 
-    /// A new copy of everything.
-    async fn copy(&self, keep_tokens: KeepTokens) -> Result<Data, Status> {
+    /// Copies everything.
+    async fn copy(&self, data: &mut Data) -> Result<(), Status> {
         let mut client = self.client.clone();
-        let mut data = Data::new(keep_tokens);
         let request = Request::new(SyncLatestRequest::default());
         let mut stream = in_time(FILL_SILENCE, client.sync_latest(request))
             .await?
@@ -150,12 +152,12 @@ impl Replica {
             };
             match message.response {
                 Some(sync_latest_response::Response::Record(record)) => {
-                    self.apply(&data, &record);
+                    self.apply(data, &record);
                 }
                 Some(sync_latest_response::Response::Versions(versions)) => {
                     data.server_version = versions.server_version;
                     data.restart_at(versions.latest_record_version);
-                    return Ok(data);
+                    return Ok(());
                 }
                 Some(sync_latest_response::Response::Options(_)) | None => {}
             }
