@@ -1,13 +1,13 @@
 //! YAML (and JSON, which is YAML) to a tree with places.
 //!
-//! Reads the events of the parser below serde-saphyr instead of deserializing: text keys need the
+//! Reads the events of the parser instead of deserializing: text keys need the
 //! scalar as it was written (`1_000`, `yes`, `08`), and so does every place.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
+use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
 use super::{Look, Map, Node, Scalar, Value};
 use crate::config::diagnostic::{Diagnostic, Diagnostics, code};
@@ -264,7 +264,7 @@ fn key_of(node: Node, is_merge_key: bool) -> Result<At<String>, Diagnostic> {
     Ok(At::new(text, node.place))
 }
 
-fn byte(text: &str, marker: &serde_saphyr::granit_parser::Marker) -> usize {
+fn byte(text: &str, marker: &granit_parser::Marker) -> usize {
     marker.byte_offset().unwrap_or_else(|| {
         text.char_indices()
             .nth(marker.index())
