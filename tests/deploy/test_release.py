@@ -5,6 +5,7 @@ import json
 import re
 import stat
 import sys
+import tomllib
 
 import pytest
 from conftest import ROOT, SERVICES, run
@@ -73,6 +74,15 @@ def package(tmp_path, at_a_commit):
         return out.strip()
 
     return make
+
+
+def test_every_program_is_stripped():
+    """cargo strips only debug information of a program whose package has a profile of its own."""
+    release = tomllib.loads((ROOT / "Cargo.toml").read_text())["profile"]["release"]
+    assert release["strip"] == "symbols"
+    for name, own in release["package"].items():
+        if (ROOT / "crates" / name.removeprefix("postern-") / "src/main.rs").exists():
+            assert own.get("strip") == "symbols", name
 
 
 def test_the_debian_package_brings_what_the_units_expect(package, tmp_path):
