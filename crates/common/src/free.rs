@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long others may go on using it before it is theirs to free: longer than any decision takes,
-/// which reads one copy to its end.
+/// How long others may go on using it before it is theirs to free: longer than a decision may wait.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(10);
 
