@@ -22,6 +22,7 @@ mod client;
 mod echo;
 mod peers;
 mod people;
+mod plot;
 mod postern;
 mod procfs;
 mod sections;
@@ -31,9 +32,11 @@ mod table;
 mod tools;
 mod train;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 
 use crate::sections::Section;
 use crate::stage::Stage;
@@ -64,6 +67,9 @@ struct Arguments {
     /// Figures as JSON instead of tables
     #[arg(long)]
     json: bool,
+    /// Draw the section scale into this file, as SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -114,6 +120,12 @@ async fn main() {
     } else {
         arguments.sections
     };
+    if arguments.plot.is_some() && !sections.contains(&Section::Scale) {
+        let message = "--plot draws the section scale, which is not among those asked for";
+        Arguments::command()
+            .error(ErrorKind::ArgumentConflict, message)
+            .exit();
+    }
     let mut stage = Stage::set().await;
     if !arguments.subjects.is_empty() {
         let wanted = arguments.subjects;
@@ -135,6 +147,11 @@ async fn main() {
             "{}",
             serde_json::to_string_pretty(&tables).expect("figures are JSON")
         );
+    }
+    if let Some(file) = &arguments.plot {
+        let rows: Vec<_> = tables.iter().flat_map(|table| &table.rows).collect();
+        std::fs::write(file, plot::svg(&rows))
+            .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     }
     let wrong: u64 = tables.iter().map(table::Table::wrong).sum();
     if wrong > 0 {

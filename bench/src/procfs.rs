@@ -30,6 +30,45 @@ fn cpu_of_threads(pid: u32) -> Duration {
     Duration::from_nanos(nanoseconds.sum())
 }
 
+/// The kernel's unit of time where it tells no finer one (`USER_HZ`).
+const TICK: Duration = Duration::from_millis(10);
+
+/// User and system time of this process so far, with that of threads that have ended.
+pub fn own_cpu() -> Duration {
+    let text = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name before it may hold anything.
+    let (_, fields) = text.rsplit_once(") ").unwrap_or_default();
+    let times = fields.split(' ').skip(11).take(2);
+    let ticks: u32 = times.filter_map(|it| it.parse::<u32>().ok()).sum();
+    TICK * ticks
+}
+
+/// What all cores did so far.
+#[derive(Debug, Clone, Copy)]
+pub struct Cores {
+    idle: u64,
+    all: u64,
+}
+
+impl Cores {
+    pub fn now() -> Self {
+        let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let line = text.lines().next().unwrap_or_default();
+        // user, nice, system, idle, iowait, irq, softirq, steal; what guests take is in the first.
+        let ticks = line.split_whitespace().skip(1).take(8);
+        let ticks: Vec<u64> = ticks.filter_map(|it| it.parse().ok()).collect();
+        Self {
+            idle: ticks.iter().skip(3).take(2).sum(),
+            all: ticks.iter().sum(),
+        }
+    }
+
+    /// The share of the time since then in which they had nothing to do.
+    pub fn idle_since(self, before: Self) -> f64 {
+        (self.idle - before.idle) as f64 / (self.all - before.all) as f64
+    }
+}
+
 /// Resident memory in KiB of a process and its children.
 pub fn rss(pid: u32) -> u64 {
     let of = |pid: u32| {

@@ -14,8 +14,18 @@ pub struct Table {
 pub struct Row {
     pub name: String,
     pub figures: Vec<Figure>,
+    /// Where it stands on a line of how cost grows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growth: Option<Growth>,
     /// Answers that were not what they had to be.
     pub wrong: u64,
+}
+
+/// So many of something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Growth {
+    pub of: &'static str,
+    pub count: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -30,6 +40,7 @@ impl Row {
         Self {
             name: name.to_string(),
             figures: Vec::new(),
+            growth: None,
             wrong: 0,
         }
     }
@@ -50,12 +61,17 @@ impl Row {
         self.figure("goal", value)
     }
 
+    pub fn growth(mut self, growth: Option<Growth>) -> Self {
+        self.growth = growth;
+        self
+    }
+
     pub fn wrong(mut self, wrong: u64) -> Self {
         self.wrong = wrong;
         self
     }
 
-    fn value(&self, name: &str) -> Option<f64> {
+    pub fn value(&self, name: &str) -> Option<f64> {
         let found = self.figures.iter().find(|figure| figure.name == name);
         found.map(|figure| figure.value)
     }
@@ -128,7 +144,7 @@ impl fmt::Display for Table {
 }
 
 /// Three digits, or all of a whole number.
-fn shown(value: f64) -> String {
+pub fn shown(value: f64) -> String {
     match value.abs() {
         x if x >= 100.0 => format!("{value:.0}"),
         x if x >= 10.0 => format!("{value:.1}"),

@@ -1,5 +1,5 @@
-//! What a request costs with more routes, more sessions, and fewer cores. Each line is beside the
-//! first of its kind, in the same round.
+//! What a request costs with more routes, more sessions, more idle connections, and fewer cores.
+//! Each line is beside the first of its kind, in the same round.
 
 use std::fs;
 use std::process::Command;
@@ -7,14 +7,14 @@ use std::process::Command;
 use postern_tests::cluster::Layout;
 use postern_tests::databroker::Databroker;
 
-use crate::client::Connector;
+use crate::client::{Connection, Connector};
 use crate::peers::Ports;
 use crate::people::{self, Pattern};
 use crate::postern::{self, Postern};
-use crate::sections::rate;
+use crate::sections::{idle, rate};
 use crate::stage::Stage;
 use crate::subject::Subject;
-use crate::table::{Row, median};
+use crate::table::{Growth, Row, median};
 use crate::tools::{self, CONNECTIONS, Reuse, Seen};
 use crate::{Effort, checks};
 
@@ -29,6 +29,9 @@ struct Variant {
     connector: Connector,
     /// Of those who ask in turn; empty: ann alone.
     cookies: Vec<String>,
+    /// Connections on which nothing happens.
+    idle: Vec<Connection>,
+    growth: Option<Growth>,
 }
 
 struct Sample {
@@ -44,10 +47,11 @@ pub async fn run(stage: &Stage, effort: Effort) -> Vec<Row> {
     let mut variants = with_routes(stage, &mut running).await;
     let more = with_sessions(stage, &mut running, variants.len(), effort.sessions).await;
     variants.extend(more);
+    variants.extend(with_idle(stage, &mut running, variants.len()).await);
     variants.extend(with_cores(stage, &mut running, variants.len()).await);
     let mut samples: Vec<Vec<Sample>> = variants.iter().map(|_| Vec::new()).collect();
     for _ in 0..effort.rounds {
-        for (variant, samples) in variants.iter().zip(&mut samples) {
+        for (variant, samples) in variants.iter_mut().zip(&mut samples) {
             samples.push(sample(stage, variant, effort));
         }
     }
@@ -63,6 +67,7 @@ pub async fn run(stage: &Stage, effort: Effort) -> Vec<Row> {
             .figure("p50 ms", median(own.iter().map(|it| it.seen.p50)))
             .figure("p99 ms", median(own.iter().map(|it| it.seen.p99)))
             .figure("RSS MiB", variant.subject.rss() as f64 / 1024.0)
+            .growth(variant.growth)
             .wrong(own.iter().map(|it| it.wrong).sum())
     });
     rows.collect()
@@ -73,14 +78,21 @@ async fn with_routes(stage: &Stage, running: &mut Vec<Postern>) -> Vec<Variant> 
     let ports = stage.ports;
     let hosts = [1, 100, 1_000, 10_000].map(|count| {
         let config = postern::with_routes(ports, "", &postern::hosts(ports, count - 1));
-        (format!("{count} routes, a host each"), config)
+        let growth = Some(Growth {
+            of: "routes",
+            count,
+        });
+        (format!("{count} routes, a host each"), config, growth)
     });
     let paths = postern::with_routes(ports, "", &paths(ports, 999));
-    let paths = ("1000 routes of one host".to_owned(), paths);
+    let paths = ("1000 routes of one host".to_owned(), paths, None);
     let mut variants = Vec::new();
-    for (name, config) in hosts.into_iter().chain([paths]) {
+    for (name, config, growth) in hosts.into_iter().chain([paths]) {
         let postern = Postern::start_with(Layout::AllInOne, &stage.issuer, config).await;
-        variants.push(Variant::new(name, 0, &postern));
+        variants.push(Variant {
+            growth,
+            ..Variant::new(name, 0, &postern)
+        });
         running.push(postern);
     }
     variants
@@ -109,15 +121,48 @@ async fn with_sessions(
         let version = people::write(&databroker, pattern.idp_id(), 1..count).await;
         people::caught_up(&postern.cluster, "authorize", version).await;
         let name = format!("{count} sessions, split");
-        variants.push(Variant::new(name, first, &postern));
-        if count == many {
+        let alone = Variant::new(name, first, &postern);
+        let growth = Some(Growth {
+            of: "sessions",
+            count,
+        });
+        if count == 1 {
+            variants.push(Variant { growth, ..alone });
+        } else {
+            variants.push(alone);
             let name = format!("{count} sessions, split, {IN_TURN} people in turn");
-            let cookies = (1..=IN_TURN).map(|number| pattern.of_person(number));
+            let others = (1..IN_TURN).map(|number| pattern.of_person(number));
+            let ann = std::iter::once(postern.allowed.clone());
             variants.push(Variant {
-                cookies: cookies.collect(),
+                cookies: ann.chain(others).collect(),
+                growth,
                 ..Variant::new(name, first, &postern)
             });
         }
+        running.push(postern);
+    }
+    variants
+}
+
+/// Each has had an answer before.
+async fn with_idle(stage: &Stage, running: &mut Vec<Postern>, first: usize) -> Vec<Variant> {
+    let mut variants = Vec::new();
+    for count in [1, 1_000, idle::possible(10_000)] {
+        // They are to be there until the last round.
+        let config = postern::with_routes(stage.ports, "timeout_idle: 24h\n", "");
+        let postern = Postern::start_with(Layout::AllInOne, &stage.issuer, config).await;
+        let name = format!("{count} idle connections");
+        let variant = Variant::new(name, first, &postern);
+        let (idle, failed) = idle::open(&variant.connector, &variant.subject, count);
+        assert_eq!(failed, 0, "of {count} idle connections");
+        variants.push(Variant {
+            idle,
+            growth: Some(Growth {
+                of: "idle connections",
+                count,
+            }),
+            ..variant
+        });
         running.push(postern);
     }
     variants
@@ -127,13 +172,16 @@ async fn with_sessions(
 async fn with_cores(stage: &Stage, running: &mut Vec<Postern>, first: usize) -> Vec<Variant> {
     let all = allowed();
     let mut variants = Vec::new();
-    for (name, cores) in [("1 core", "0"), ("2 cores", "0-1")] {
+    for (name, cores, count) in [("1 core", "0", 1), ("2 cores", "0-1", 2)] {
         // Whoever is started from this thread inherits where it may run.
         allow(cores);
         let config = postern::with_routes(stage.ports, "", "");
         let postern = Postern::start_with(Layout::AllInOne, &stage.issuer, config).await;
         allow(&all);
-        variants.push(Variant::new(name.to_owned(), first, &postern));
+        variants.push(Variant {
+            growth: Some(Growth { of: "cores", count }),
+            ..Variant::new(name.to_owned(), first, &postern)
+        });
         running.push(postern);
     }
     variants
@@ -171,11 +219,13 @@ impl Variant {
             subject,
             connector,
             cookies: Vec::new(),
+            idle: Vec::new(),
+            growth: None,
         }
     }
 }
 
-fn sample(stage: &Stage, variant: &Variant, effort: Effort) -> Sample {
+fn sample(stage: &Stage, variant: &mut Variant, effort: Effort) -> Sample {
     let subject = &variant.subject;
     let cpu = || subject.cpu().iter().map(|it| it.1).sum::<f64>();
     let (reached, before) = (rate::upstream_count(stage), cpu());
@@ -192,8 +242,9 @@ fn sample(stage: &Stage, variant: &Variant, effort: Effort) -> Sample {
         .requests
         .saturating_sub(reached + u64::from(CONNECTIONS));
     checks::answers(&variant.connector, subject);
+    let gone = idle::ask_some(&mut variant.idle, subject);
     Sample {
-        wrong: seen.wrong + missing,
+        wrong: seen.wrong + missing + gone,
         seen,
         cpu,
     }
