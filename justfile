@@ -32,7 +32,7 @@ profile: prepare
 
 # What one decision is made of, by itself: nanoseconds. Words pick some by name.
 bench-micro *ARGS:
-    cargo bench --workspace --bench request --bench decide -- {{ ARGS }}
+    cargo bench --workspace --bench request --bench decide --bench forward -- {{ ARGS }}
 
 # Instructions of what must not creep, beside bench/budget.tsv; `--update` writes what it found.
 budget *ARGS:

@@ -18,7 +18,7 @@ if ! command -v valgrind >/dev/null; then
     fi
 fi
 
-build=(cargo bench --workspace --bench request --bench decide --no-run)
+build=(cargo bench --workspace --bench request --bench decide --bench forward --no-run)
 "${build[@]}"
 # Once more, to be told where they are.
 declare -A program

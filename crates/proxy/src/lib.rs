@@ -55,6 +55,7 @@ mod upstream;
 mod websocket;
 
 pub use deciding::Deciding;
+pub use forward::headers::{Forwarding, HeaderRules, Receiver};
 pub use listener::{BindError, Listeners};
 pub use remote::{Remote, Streams};
 pub use run::{PART, Peers, RunError, cores, run_on, start};

@@ -28,7 +28,7 @@ const ASSERTION_FOR: HeaderName = HeaderName::from_static("x-pomerium-jwt-assert
 
 /// What depends on the configuration only, built with the snapshot.
 #[derive(Debug)]
-pub(crate) struct HeaderRules {
+pub struct HeaderRules {
     own: OwnNames,
     /// `skip_xff_append` is not set.
     append_forwarded_for: bool,
@@ -38,7 +38,7 @@ pub(crate) struct HeaderRules {
 
 /// What depends on the request beside its headers.
 #[derive(Debug)]
-pub(crate) struct Forwarding<'a> {
+pub struct Forwarding<'a> {
     /// The peer of the connection.
     pub peer: IpAddr,
     /// The client after trusted hops.
@@ -59,7 +59,7 @@ pub(crate) struct Forwarding<'a> {
 
 /// Who gets a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Receiver {
+pub enum Receiver {
     /// Sees no credential of ours.
     Upstream,
     /// Our own authenticate service: the credentials are its.
@@ -67,7 +67,8 @@ pub(crate) enum Receiver {
 }
 
 impl HeaderRules {
-    pub(crate) fn new<'a>(
+    /// `claim_headers`: names of `jwt_claims_headers`, which clients must not send.
+    pub fn new<'a>(
         cookie_name: &str,
         claim_headers: impl IntoIterator<Item = &'a HeaderName>,
         append_forwarded_for: bool,
@@ -91,7 +92,7 @@ impl HeaderRules {
     }
 
     /// Headers for the upstream from those of the client.
-    pub(crate) fn upstream(
+    pub fn upstream(
         &self,
         client: &HeaderMap,
         allow: &Allow,
