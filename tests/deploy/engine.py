@@ -110,7 +110,8 @@ class Load:
 
     def __init__(self, person, url, workers=6, says="", again=False):
         # `says`: what stands in a right answer. `again`: a request whose connection broke, or that was
-        # refused for now, is sent anew for five seconds, as people do.
+        # refused for now, is sent anew, as people do. Until the balancer has noticed, every other one ends
+        # at the same proxy, so a few times are not enough.
         self.person, self.url, self.says, self.again = person, url, says, again
         self.outcomes, self.slowest, self.lock = Counter(), 0.0, threading.Lock()
         self.stop = threading.Event()
@@ -134,7 +135,7 @@ class Load:
                 client = self.person.browser(self.person.client.cookies)
             began = time.monotonic()
             outcome = self.ask(client)
-            while self.again and isinstance(outcome, str) and time.monotonic() - began < 5:
+            while self.again and isinstance(outcome, str) and time.monotonic() - began < 20:
                 client = self.person.browser(self.person.client.cookies)
                 outcome = self.ask(client)
             took = time.monotonic() - began
