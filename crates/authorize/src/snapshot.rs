@@ -1,9 +1,10 @@
 //! A configuration made ready for decisions: everything that depends on it alone is worked out
 //! here, once.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use http::Method;
 use postern_common::authz::CheckRequest;
 use postern_common::config::{

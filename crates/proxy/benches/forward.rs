@@ -14,7 +14,7 @@ use divan::{Bencher, black_box};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use postern_common::authz::Allow;
 use postern_common::config::PassIdentity;
-use postern_proxy::{Forwarding, HeaderRules, Receiver};
+use postern_proxy::{Address, Forwarding, HeaderRules, Receiver};
 
 fn main() {
     divan::main();
@@ -76,10 +76,10 @@ fn upstream_headers(bencher: Bencher) {
     let claims = ["x-pomerium-claim-email", "x-pomerium-claim-groups"].map(HeaderName::from_static);
     let rules = HeaderRules::new("_pomerium", &claims, true, 0);
     let (client, allow) = (client(), allow());
-    let peer = IpAddr::from(Ipv4Addr::LOCALHOST);
+    let peer = Address::from(IpAddr::from(Ipv4Addr::LOCALHOST));
     let forwarding = Forwarding {
-        peer,
-        client: peer,
+        peer: &peer,
+        client: &peer,
         proto: "https",
         request_id: "b2f3a3a8-34a4-4d57-8f0d-0ad1a6f6ae51",
         replaced_host: None,

@@ -55,6 +55,7 @@ pub(crate) struct Record {
 impl Record {
     pub(crate) fn begin(
         id: Arc<str>,
+        started: Instant,
         fields: Arc<Fields>,
         metrics: Arc<ProxyMetrics>,
         method: &Method,
@@ -71,7 +72,7 @@ impl Record {
             .collect();
         Self {
             id,
-            started: Instant::now(),
+            started,
             metrics,
             quiet: false,
             method: method.clone(),
@@ -113,7 +114,7 @@ impl Record {
                 self.path = "".into();
             }
         }
-        self.ip = Some(request.client_address);
+        self.ip = Some(request.client_address.ip());
         self.client_certificate
             .clone_from(&request.client_certificate);
     }
@@ -359,6 +360,7 @@ mod tests {
         let uri: http::Uri = "/p?q=1".parse().unwrap();
         Record::begin(
             "R".into(),
+            Instant::now(),
             Arc::new(Fields::new(fields)),
             Arc::new(ProxyMetrics::new(
                 &postern_common::telemetry::metrics::Metrics::default(),

@@ -100,7 +100,7 @@ async fn in_process(
     // As if it had come over the network, so that authenticate reads it alike.
     headers.insert(http::header::HOST, value(request.target.authority.text())?);
     headers.insert(X_REQUEST_ID, value(&request.id)?);
-    headers.insert(X_FORWARDED_FOR, value(&request.client_address.to_string())?);
+    headers.insert(X_FORWARDED_FOR, request.client_address.text().clone());
     headers.insert(X_FORWARDED_PROTO, value(request.target.scheme.as_str())?);
     let call = core.shared.control.spawn(router.oneshot(inner));
     let answered = tokio::time::timeout(limits::AUTHENTICATE_CALL, call).await;

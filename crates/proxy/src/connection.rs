@@ -22,6 +22,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use crate::address::Address;
 use crate::alarm::Alarm;
 use crate::body::Body;
 use crate::core::Core;
@@ -39,7 +40,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// What is known about a client's connection; its requests share it.
 #[derive(Debug)]
 pub(crate) struct Client {
-    pub peer: SocketAddr,
+    pub peer: Address,
     pub is_tls: bool,
     pub sni: Option<Box<str>>,
     pub certificate: Option<Arc<ClientCertificate>>,
@@ -152,7 +153,7 @@ async fn over_tls(
         Arc::new(ClientCertificate { chain })
     });
     let client = Client {
-        peer,
+        peer: peer.ip().into(),
         is_tls: true,
         sni: session.server_name().map(Into::into),
         certificate,
@@ -175,7 +176,7 @@ async fn clear_text(
         Codec::Auto => sniff(core, &mut stream).await?,
     };
     let client = Client {
-        peer,
+        peer: peer.ip().into(),
         is_tls: false,
         sni: None,
         certificate: None,

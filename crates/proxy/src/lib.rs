@@ -19,6 +19,7 @@
 )]
 
 mod access_log;
+mod address;
 mod admission;
 mod alarm;
 mod authenticate;
@@ -54,6 +55,7 @@ mod upgrade;
 mod upstream;
 mod websocket;
 
+pub use address::Address;
 pub use deciding::Deciding;
 pub use forward::headers::{Forwarding, HeaderRules, Receiver};
 pub use listener::{BindError, Listeners};

@@ -4,11 +4,11 @@
 //! leaves with the last byte of its answer. Everything here belongs to one core.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use hashbrown::HashMap;
 use jiff::Timestamp;
 use postern_common::authz::{Allow, CheckRequest, Revisit, SessionSummary};
 use tokio::time::Instant;

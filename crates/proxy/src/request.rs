@@ -13,6 +13,7 @@ use postern_common::route::{RawTarget, Target, TargetError, TargetForm, authorit
 use postern_common::telemetry::trace::Place;
 use tokio::time::Instant;
 
+use crate::address::Address;
 use crate::body::Body;
 use crate::connection::Client;
 use crate::forward::headers::{X_FORWARDED_FOR, X_FORWARDED_PROTO, has_token};
@@ -28,9 +29,9 @@ pub(crate) struct Request {
     pub method: Method,
     pub target: Target,
     /// The peer of the connection.
-    pub peer: IpAddr,
+    pub peer: Address,
     /// The client after trusted hops.
-    pub client_address: IpAddr,
+    pub client_address: Address,
     pub client_certificate: Option<Arc<ClientCertificate>>,
     pub upgrade: Option<Upgrade>,
     pub grpc: bool,
@@ -51,6 +52,7 @@ pub(crate) struct Upgrade {
 pub(crate) fn read(
     head: &mut Parts,
     id: Arc<str>,
+    received: Instant,
     client: &Client,
     snapshot: &Snapshot,
 ) -> Result<Request, Stop> {
@@ -72,14 +74,13 @@ pub(crate) fn read(
     check_connect(&head.method, &target, upgrade.as_ref())?;
     let method = method(head, upgrade.as_ref());
     check_connection(&target, client, snapshot)?;
-    // A socket for both families tells IPv4 addresses as IPv6 ones.
-    let peer = client.peer.ip().to_canonical();
+    let client_address = client_address(&head.headers, &client.peer, http.trusted_hops)?;
     Ok(Request {
         id,
-        received: Instant::now(),
+        received,
         method,
-        peer,
-        client_address: client_address(&head.headers, peer, http.trusted_hops)?,
+        peer: client.peer.clone(),
+        client_address,
         client_certificate: client.certificate.clone(),
         grpc: is_grpc(&head.headers),
         target,
@@ -108,7 +109,7 @@ impl Request {
             path,
             query,
             headers,
-            client_address: self.client_address,
+            client_address: self.client_address.ip(),
             client_certificate: self.client_certificate.clone(),
             trace: None,
         }
@@ -252,9 +253,13 @@ fn scheme(headers: &HeaderMap, is_tls: bool, trusted_hops: usize) -> Scheme {
 /// The entry of `X-Forwarded-For` that the first trusted hop wrote, counted from the right; the
 /// peer if there are fewer. An entry that is there and tells no address is refused: another
 /// address in its place would be somebody else's, whom a policy may trust.
-fn client_address(headers: &HeaderMap, peer: IpAddr, trusted_hops: usize) -> Result<IpAddr, Stop> {
+fn client_address(
+    headers: &HeaderMap,
+    peer: &Address,
+    trusted_hops: usize,
+) -> Result<Address, Stop> {
     let Some(from_right) = trusted_hops.checked_sub(1) else {
-        return Ok(peer);
+        return Ok(peer.clone());
     };
     // Bytes, not text: what a client wrote further left must not hide what a hop wrote.
     let entries: Vec<&[u8]> = headers
@@ -266,8 +271,8 @@ fn client_address(headers: &HeaderMap, peer: IpAddr, trusted_hops: usize) -> Res
         .filter(|entry| !entry.is_empty())
         .collect();
     match entries.iter().rev().nth(from_right) {
-        None => Ok(peer),
-        Some(entry) => address(entry).ok_or_else(|| {
+        None => Ok(peer.clone()),
+        Some(entry) => address(entry).map(Address::from).ok_or_else(|| {
             let text = "X-Forwarded-For has no address where xff_num_trusted_hops looks for one.";
             Stop::bad_request("invalid_forwarded_for", text)
         }),
@@ -278,13 +283,10 @@ fn client_address(headers: &HeaderMap, peer: IpAddr, trusted_hops: usize) -> Res
 fn address(entry: &[u8]) -> Option<IpAddr> {
     let entry = std::str::from_utf8(entry).ok()?;
     let bare = entry.trim_start_matches('[').trim_end_matches(']');
-    let parsed = bare.parse().ok().or_else(|| {
-        entry
-            .parse::<std::net::SocketAddr>()
-            .ok()
-            .map(|address| address.ip())
-    });
-    parsed.map(|ip: IpAddr| ip.to_canonical())
+    bare.parse().ok().or_else(|| {
+        let with_port: std::net::SocketAddr = entry.parse().ok()?;
+        Some(with_port.ip())
+    })
 }
 
 fn upgrade(head: &Parts) -> Option<Upgrade> {
@@ -344,7 +346,10 @@ mod tests {
     }
 
     fn client_after(headers: &HeaderMap, peer: &str, hops: usize) -> Option<IpAddr> {
-        client_address(headers, ip(peer), hops).ok()
+        let peer = Address::from(ip(peer));
+        client_address(headers, &peer, hops)
+            .ok()
+            .map(|client| client.ip())
     }
 
     #[test]
@@ -555,7 +560,7 @@ mod tests {
             if let Ok(value) = text.parse() {
                 headers.insert("x-forwarded-for", value);
             }
-            let _ = client_address(&headers, ip("10.0.0.9"), hops);
+            let _ = client_address(&headers, &ip("10.0.0.9").into(), hops);
         }
     }
 }

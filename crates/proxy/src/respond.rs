@@ -32,9 +32,12 @@ pub(crate) fn has_plain_body(headers: &HeaderMap) -> bool {
 pub(crate) fn clean(headers: &mut HeaderMap, own: Option<&OwnNames>, upgraded: bool) {
     let upgrade = headers.get(UPGRADE).filter(|_| upgraded).cloned();
     if headers.contains_key(CONNECTION) || headers.contains_key(TRANSFER_ENCODING) || upgraded {
-        let named: Vec<String> = nominated(headers).into_iter().map(str::to_owned).collect();
+        let named = nominated(headers).into_iter();
+        let named: Vec<_> = named
+            .filter_map(|name| HeaderName::from_bytes(name).ok())
+            .collect();
         for name in named {
-            headers.remove(name.as_str());
+            headers.remove(name);
         }
     }
     if headers.contains_key(TRANSFER_ENCODING) {

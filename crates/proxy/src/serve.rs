@@ -12,6 +12,7 @@ use hyper::body::{Body as _, Incoming};
 use postern_common::authz::CheckRequest;
 use postern_common::lifecycle::Phase;
 use postern_common::web::request_id;
+use tokio::time::Instant;
 
 use crate::access_log::Record;
 use crate::body::{Body, Life};
@@ -56,6 +57,7 @@ pub(crate) async fn serve(
     let (mut head, body) = raw.into_parts();
     let mut record = Record::begin(
         request_id::new(),
+        Instant::now(),
         Arc::clone(&snapshot.log_fields),
         Arc::clone(&core.shared.metrics),
         &head.method,
@@ -115,18 +117,26 @@ async fn answer(
     record: &mut Record,
     kept: &mut Option<Arc<CheckRequest>>,
 ) -> Result<Reply, Stop> {
-    let mut request = request::read(head, Arc::clone(&record.id), client, snapshot)?; // 400, 421
+    let mut request = request::read(
+        head,
+        Arc::clone(&record.id),
+        record.started,
+        client,
+        snapshot,
+    )?; // 400, 421
     record.request(&mut request);
     if internal::is_probe(&request, record) {
         return internal::probe(core, &request);
     }
     admission::check(core)?; // 503
     if authenticate::takes(snapshot, &request) {
-        return authenticate::answer(core, snapshot, request, head, body, record, kept).await;
+        let answer = authenticate::answer(core, snapshot, request, head, body, record, kept);
+        return Box::pin(answer).await;
     }
     if let Some(endpoint) = internal::find(&request.target) {
         record.own(internal::CLUSTER);
-        return internal::answer(core, snapshot, &request, head, body, endpoint).await;
+        let answer = internal::answer(core, snapshot, &request, head, body, endpoint);
+        return Box::pin(answer).await;
     }
     let route = snapshot.route(&request.target).ok_or_else(no_route)?; // 404
     record.route(route);

@@ -1,9 +1,9 @@
 //! What a configuration means to the data plane, built once and read by every request.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use http::StatusCode;
 use postern_common::authz::Scheme;
 use postern_common::config::{

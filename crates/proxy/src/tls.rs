@@ -97,6 +97,9 @@ impl PublicTls {
         let Some(sni) = sni else {
             return true;
         };
+        if sni.eq_ignore_ascii_case(host) {
+            return true;
+        }
         let (opened, asked) = (
             self.certificates.choose(Some(sni)),
             self.certificates.choose(Some(host)),

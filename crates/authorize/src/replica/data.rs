@@ -1,10 +1,12 @@
 //! One copy of the databroker's records, filled by one `SyncLatest` and kept current by `Sync`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use postern_common::authz::Revisit;
 use postern_common::rpc::stubs::databroker::Record;
 
@@ -39,12 +41,12 @@ impl<T> Clone for Versioned<T> {
 /// Records of one type by id.
 #[derive(Debug)]
 pub struct Table<T> {
-    /// Chooses the shard. Ids may be alike at either end, and come from outside.
+    /// Ids may be alike at either end, and come from outside.
     hasher: RandomState,
     shards: Box<[Shard<T>; SHARDS]>,
 }
 
-type Shard<T> = RwLock<HashMap<Arc<str>, Versioned<T>>>;
+type Shard<T> = RwLock<HashTable<(Arc<str>, Versioned<T>)>>;
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
@@ -56,51 +58,59 @@ impl<T> Default for Table<T> {
 }
 
 impl<T> Table<T> {
-    fn shard(&self, id: &str) -> &Shard<T> {
-        let index = usize::try_from(self.hasher.hash_one(id) % SHARDS as u64).unwrap_or_default();
-        // `index` is below the length, so the fallback is never taken.
+    fn hash(&self, id: &str) -> u64 {
+        self.hasher.hash_one(id)
+    }
+
+    fn shard(&self, hash: u64) -> &Shard<T> {
         let [first, ..] = &*self.shards;
+        // Tables use the lowest and the highest bits. Always within, so the fallback is never taken.
+        let index = usize::try_from((hash >> 40) % SHARDS as u64).unwrap_or_default();
         self.shards.get(index).unwrap_or(first)
     }
 
     pub fn get(&self, id: &str) -> Option<Versioned<T>> {
-        let shard = self
-            .shard(id)
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        shard.get(id).cloned()
+        let hash = self.hash(id);
+        let shard = self.shard(hash).read();
+        let shard = shard.unwrap_or_else(PoisonError::into_inner);
+        let found = shard.find(hash, |(known, _)| **known == *id);
+        found.map(|(_, record)| record.clone())
     }
 
     /// Stores a record unless a newer one is there already; returns what it replaced.
     fn put(&self, id: Arc<str>, record: Versioned<T>) -> Put<T> {
-        let mut shard = self
-            .shard(&id)
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        if shard
-            .get(&id)
-            .is_some_and(|known| known.version > record.version)
-        {
-            return Put::Older;
-        }
-        match shard.insert(id, record) {
-            Some(before) => Put::Replaced(before.value),
-            None => Put::New,
+        let hash = self.hash(&id);
+        let shard = self.shard(hash).write();
+        let mut shard = shard.unwrap_or_else(PoisonError::into_inner);
+        let entry = shard.entry(hash, |(known, _)| *known == id, |(id, _)| self.hash(id));
+        match entry {
+            Entry::Occupied(mut known) => {
+                let known = known.get_mut();
+                if known.1.version > record.version {
+                    return Put::Older;
+                }
+                let (_, before) = std::mem::replace(known, (id, record));
+                Put::Replaced(before.value)
+            }
+            Entry::Vacant(place) => {
+                place.insert((id, record));
+                Put::New
+            }
         }
     }
 
     fn remove(&self, id: &str, version: u64) -> Removed<T> {
-        let mut shard = self
-            .shard(id)
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        if shard.get(id).is_some_and(|known| known.version > version) {
+        let hash = self.hash(id);
+        let shard = self.shard(hash).write();
+        let mut shard = shard.unwrap_or_else(PoisonError::into_inner);
+        let Ok(known) = shard.find_entry(hash, |(known, _)| **known == *id) else {
+            return Removed::WasNot;
+        };
+        if known.get().1.version > version {
             return Removed::NewerIsThere;
         }
-        match shard.remove(id) {
-            Some(gone) => Removed::Was(gone.value),
-            None => Removed::WasNot,
-        }
+        let ((_, gone), _) = known.remove();
+        Removed::Was(gone.value)
     }
 
     pub fn len(&self) -> usize {

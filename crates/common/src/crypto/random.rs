@@ -18,9 +18,9 @@ pub fn bytes<const N: usize>() -> [u8; N] {
 
 /// A random UUID (version 4), in its usual text form.
 pub fn uuid() -> String {
-    uuid::Builder::from_random_bytes(bytes())
-        .into_uuid()
-        .to_string()
+    let uuid = uuid::Builder::from_random_bytes(bytes()).into_uuid();
+    let mut text = uuid::Uuid::encode_buffer();
+    uuid.hyphenated().encode_lower(&mut text).to_owned()
 }
 
 #[cfg(test)]

@@ -48,17 +48,17 @@ impl Authority {
             return Err(HostError::UserInfo);
         }
         let (name, port) = split_port(text)?;
-        let name = normal_name(name)?;
-        let port = port.filter(|port| *port != default_port(scheme));
-        let name_len = name.len();
-        let text: Arc<str> = match port {
-            Some(port) => format!("{name}:{port}").into(),
-            None => name.into(),
-        };
+        let mut normal = normal_name(name)?;
+        let name_len = normal.len();
+        let port = port.filter(|port| port.number != default_port(scheme));
+        if let Some(port) = &port {
+            normal.push(':');
+            normal.push_str(port.digits);
+        }
         Ok(Self {
-            text,
+            text: normal.into(),
             name_len,
-            port,
+            port: port.map(|port| port.number),
         })
     }
 
@@ -91,7 +91,13 @@ pub(super) const fn default_port(scheme: Scheme) -> u16 {
     }
 }
 
-fn split_port(text: &str) -> Result<(&str, Option<u16>), HostError> {
+/// A port, in the one way to write it.
+struct Port<'a> {
+    number: u16,
+    digits: &'a str,
+}
+
+fn split_port(text: &str) -> Result<(&str, Option<Port<'_>>), HostError> {
     let (name, port) = if text.starts_with('[') {
         let (name, rest) = text.split_at(text.find(']').ok_or(HostError::Malformed)? + 1);
         match rest.strip_prefix(':') {
@@ -105,14 +111,15 @@ fn split_port(text: &str) -> Result<(&str, Option<u16>), HostError> {
             None => (text, None),
         }
     };
-    let Some(port) = port else {
+    let Some(digits) = port else {
         return Ok((name, None));
     };
-    // No sign, no leading zero: one way to write a port.
-    if port.is_empty() || port.starts_with('0') || !port.bytes().all(|b| b.is_ascii_digit()) {
+    // No sign, no leading zero.
+    if digits.is_empty() || digits.starts_with('0') || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(HostError::Port);
     }
-    Ok((name, Some(port.parse().map_err(|_| HostError::Port)?)))
+    let number = digits.parse().map_err(|_| HostError::Port)?;
+    Ok((name, Some(Port { number, digits })))
 }
 
 fn normal_name(name: &str) -> Result<String, HostError> {

@@ -4,9 +4,9 @@
 //! Wildcards share one table. Within a table the first route in file order wins whose path
 //! condition holds, whatever its policy says.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use url::Url;
 
 use super::host::Authority;

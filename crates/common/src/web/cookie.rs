@@ -47,14 +47,25 @@ pub fn values<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item =
         })
 }
 
-/// All cookies of a request, as they stand there.
+/// All cookies of a request, as they stand there, but those that are no text: browsers send what an
+/// application has set, and that must not hide the others.
 pub fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
     headers
         .get_all(header::COOKIE)
         .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|line| line.split(';'))
-        .filter_map(|pair| pair.trim_matches([' ', '\t']).split_once('='))
+        .flat_map(|field| elements(field.as_bytes()))
+        .filter_map(|pair| std::str::from_utf8(pair).ok()?.split_once('='))
+}
+
+/// What stands between the semicolons of a field, without white space around it.
+pub(super) fn elements(field: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let ends = memchr::memchr_iter(b';', field).chain([field.len()]);
+    let mut start = 0;
+    ends.filter_map(move |end| {
+        let element = field.get(start..end)?;
+        start = end + 1;
+        Some(element.trim_ascii())
+    })
 }
 
 /// What the cookies of one name come to.
@@ -224,6 +235,16 @@ mod tests {
         let many = format!("{}a=7", "a=junk;".repeat(1000));
         let headers = request(&[&many]);
         assert_eq!(single(values(&headers, "a"), number), Single::One(7));
+    }
+
+    #[test]
+    fn cookies_of_applications_hide_none() {
+        for beside in [&b"caf\xc3\xa9"[..], b"caf\xe9", b"\"a,b\"", b"", b"x=y"] {
+            let line = [b"lang=", beside, b"; s=1;\ttheme=", beside].concat();
+            let mut headers = HeaderMap::new();
+            headers.insert(header::COOKIE, HeaderValue::from_bytes(&line).unwrap());
+            assert_eq!(values(&headers, "s").collect::<Vec<_>>(), ["1"]);
+        }
     }
 
     #[test]

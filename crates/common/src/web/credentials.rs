@@ -6,8 +6,9 @@ use std::borrow::Cow;
 
 use http::header::{AUTHORIZATION, COOKIE, FORWARDED, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use memchr::memmem::Finder;
 
-use super::cookie::suffix;
+use super::cookie::{elements, suffix};
 use crate::authz::ConsumedCredentials;
 
 /// Pomerium's own name for its cookies, and the default.
@@ -21,6 +22,8 @@ pub const SESSION_PARAMETER: &str = "pomerium_session";
 pub struct OwnNames {
     /// `cookie_name`
     cookie_name: String,
+    /// Names that every cookie of ours begins with.
+    cookies: Vec<Finder<'static>>,
     /// Configured claim headers that no prefix covers, with `-` for `_`.
     claim_headers: Vec<HeaderName>,
 }
@@ -31,8 +34,13 @@ impl OwnNames {
         claim_headers: impl IntoIterator<Item = &'a HeaderName>,
     ) -> Self {
         let claim_headers = claim_headers.into_iter().map(dashed);
+        let mut cookies = vec![Finder::new(PREFIX)];
+        if !cookie_name.as_bytes().starts_with(PREFIX) {
+            cookies.push(Finder::new(cookie_name.as_bytes()).into_owned());
+        }
         Self {
             cookie_name: cookie_name.to_owned(),
+            cookies,
             claim_headers: claim_headers
                 .filter(|name| !is_reserved(name.as_str()))
                 .collect(),
@@ -42,7 +50,7 @@ impl OwnNames {
     /// Whether clients must not send this header: only we set it, in any spelling that an upstream
     /// could take for it; or it is another spelling of one that proxies set.
     pub fn forbids(&self, name: &HeaderName) -> bool {
-        if name.as_str().contains('_') {
+        if memchr::memchr(b'_', name.as_str().as_bytes()).is_some() {
             let name = dashed(name);
             return is_reserved(name.as_str())
                 || is_of_proxies(&name)
@@ -73,9 +81,8 @@ impl OwnNames {
 
     /// Whether one of our cookies may be in this field.
     fn may_hold_own(&self, field: &[u8]) -> bool {
-        let holds = |part: &[u8]| field.windows(part.len().max(1)).any(|bytes| bytes == part);
-        let name = self.cookie_name.as_bytes();
-        holds(PREFIX) || (!name.starts_with(PREFIX) && holds(name))
+        let mut names = self.cookies.iter();
+        names.any(|name| name.find(field).is_some())
     }
 
     /// The client's cookies without ours, in one field (RFC 9113 8.2.3 lets clients split them).
@@ -88,8 +95,7 @@ impl OwnNames {
         let kept: Vec<&[u8]> = client
             .get_all(COOKIE)
             .iter()
-            .flat_map(|field| field.as_bytes().split(|b| *b == b';'))
-            .map(<[u8]>::trim_ascii)
+            .flat_map(|field| elements(field.as_bytes()))
             .filter(|cookie| !cookie.is_empty() && !self.is_cookie(cookie))
             .collect();
         let joined = kept.join(&b"; "[..]);

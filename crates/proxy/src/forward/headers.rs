@@ -2,16 +2,13 @@
 //!
 //! They are built anew from the client's: what is not taken over can't reach the upstream.
 
-use std::net::IpAddr;
-
-use http::header::{
-    AUTHORIZATION, CONNECTION, COOKIE, EXPECT, FORWARDED, HOST, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{AUTHORIZATION, CONNECTION, COOKIE, TE, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use postern_common::authz::Allow;
 use postern_common::config::PassIdentity;
 use postern_common::web::credentials::{OwnNames, is_own_authorization};
+
+use crate::address::Address;
 
 pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -20,9 +17,6 @@ pub(crate) const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const X_ENVOY_ORIGINAL_PATH: HeaderName =
     HeaderName::from_static("x-envoy-original-path");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const ASSERTION: HeaderName = HeaderName::from_static("x-pomerium-jwt-assertion");
 const ASSERTION_FOR: HeaderName = HeaderName::from_static("x-pomerium-jwt-assertion-for");
 
@@ -40,9 +34,9 @@ pub struct HeaderRules {
 #[derive(Debug)]
 pub struct Forwarding<'a> {
     /// The peer of the connection.
-    pub peer: IpAddr,
+    pub peer: &'a Address,
     /// The client after trusted hops.
-    pub client: IpAddr,
+    pub client: &'a Address,
     /// What the client spoke, after trusted hops.
     pub proto: &'static str,
     pub request_id: &'a str,
@@ -105,7 +99,7 @@ impl HeaderRules {
                 || is_rebuilt(name)
                 || nominated
                     .iter()
-                    .any(|n| n.eq_ignore_ascii_case(name.as_str()))
+                    .any(|n| n.eq_ignore_ascii_case(name.as_str().as_bytes()))
                 || self.forbids(name)
                 || (*name == AUTHORIZATION
                     && forwarding.receiver == Receiver::Upstream
@@ -150,16 +144,19 @@ impl HeaderRules {
     }
 
     fn identity(&self, out: &mut HeaderMap, allow: &Allow, pass: PassIdentity) {
-        for (name, _) in &allow.set_headers {
-            out.remove(name);
-        }
-        for (name, value) in &allow.set_headers {
+        let set = &allow.set_headers;
+        for (index, (name, value)) in set.iter().enumerate() {
             let hidden = pass == PassIdentity::No
                 && (*name == ASSERTION
                     || *name == ASSERTION_FOR
                     || name.as_str().starts_with("x-pomerium-claim-")
                     || self.own.is_claim(name));
-            if !hidden {
+            let is_first = !set.iter().take(index).any(|(before, _)| before == name);
+            if hidden {
+                out.remove(name);
+            } else if is_first {
+                out.insert(name, value.clone());
+            } else {
                 out.append(name, value.clone());
             }
         }
@@ -167,17 +164,22 @@ impl HeaderRules {
 
     fn forwarded(&self, out: &mut HeaderMap, client: &HeaderMap, forwarding: &Forwarding<'_>) {
         let hops = joined(client, &X_FORWARDED_FOR);
-        let own = self
-            .append_forwarded_for
-            .then(|| forwarding.peer.to_string());
-        set(out, X_FORWARDED_FOR, listed(hops, own));
+        let own = self.append_forwarded_for.then(|| forwarding.peer.text());
+        match (hops, own) {
+            (None, Some(own)) => drop(out.insert(X_FORWARDED_FOR, own.clone())),
+            (hops, own) => set(
+                out,
+                X_FORWARDED_FOR,
+                listed(hops, own.map(HeaderValue::as_bytes)),
+            ),
+        }
         out.insert(
             X_FORWARDED_PROTO,
             HeaderValue::from_static(forwarding.proto),
         );
-        set(out, X_REAL_IP, Some(forwarding.client.to_string()));
+        out.insert(X_REAL_IP, forwarding.client.text().clone());
         let before = joined(client, &X_FORWARDED_HOST).filter(|_| self.trusted_hops > 0);
-        let replaced = forwarding.replaced_host.map(str::to_owned);
+        let replaced = forwarding.replaced_host.map(str::as_bytes);
         set(out, X_FORWARDED_HOST, listed(before, replaced));
         set(out, X_ENVOY_ORIGINAL_PATH, forwarding.replaced_path);
         set(out, X_REQUEST_ID, Some(forwarding.request_id));
@@ -191,52 +193,54 @@ fn is_of_envoy(name: &str) -> bool {
 
 /// Taken from elsewhere, never copied.
 fn is_rebuilt(name: &HeaderName) -> bool {
-    *name == HOST
-        || *name == COOKIE
-        || *name == FORWARDED
-        || *name == X_FORWARDED_FOR
-        || *name == X_FORWARDED_PROTO
-        || *name == X_FORWARDED_HOST
-        || *name == X_REAL_IP
-        || *name == X_REQUEST_ID
+    matches!(
+        name.as_str(),
+        "host"
+            | "cookie"
+            | "forwarded"
+            | "x-forwarded-for"
+            | "x-forwarded-proto"
+            | "x-forwarded-host"
+            | "x-real-ip"
+            | "x-request-id"
+    )
 }
 
 /// RFC 9110 7.6.1, and what is between the client and us only.
 pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
-    *name == CONNECTION
-        || *name == TRANSFER_ENCODING
-        || *name == UPGRADE
-        || *name == TE
-        || *name == TRAILER
-        || *name == EXPECT
-        || *name == KEEP_ALIVE
-        || *name == PROXY_CONNECTION
-        || *name == PROXY_AUTHORIZATION
-        || *name == HTTP2_SETTINGS
+    matches!(
+        name.as_str(),
+        "connection"
+            | "transfer-encoding"
+            | "upgrade"
+            | "te"
+            | "trailer"
+            | "expect"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authorization"
+            | "http2-settings"
+    )
 }
 
 /// Names that `Connection` lists.
-pub(crate) fn nominated(headers: &HeaderMap) -> Vec<&str> {
+pub(crate) fn nominated(headers: &HeaderMap) -> Vec<&[u8]> {
     headers
         .get_all(CONNECTION)
         .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
         .filter(|name| !name.is_empty())
         .collect()
 }
 
 /// Whether a comma-separated field has this token, in any case.
 pub(crate) fn has_token(value: &HeaderValue, token: &str) -> bool {
-    value.to_str().is_ok_and(|value| {
-        value.split(',').any(|part| {
-            part.split(';')
-                .next()
-                .unwrap_or_default()
-                .trim()
-                .eq_ignore_ascii_case(token)
-        })
+    value.as_bytes().split(|byte| *byte == b',').any(|part| {
+        let mut parameters = part.split(|byte| *byte == b';');
+        parameters
+            .next()
+            .is_some_and(|name| name.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
     })
 }
 
@@ -253,14 +257,14 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
 }
 
 /// Adds `last` to a list.
-fn listed(list: Option<Vec<u8>>, last: Option<String>) -> Option<Vec<u8>> {
+fn listed(list: Option<Vec<u8>>, last: Option<&[u8]>) -> Option<Vec<u8>> {
     match (list, last) {
         (Some(mut list), Some(last)) => {
             list.extend_from_slice(b", ");
-            list.extend_from_slice(last.as_bytes());
+            list.extend_from_slice(last);
             Some(list)
         }
-        (list, last) => list.or(last.map(String::into_bytes)),
+        (list, last) => list.or(last.map(<[u8]>::to_vec)),
     }
 }
 

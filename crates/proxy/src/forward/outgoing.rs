@@ -64,8 +64,8 @@ impl Outgoing<'_> {
             self.headers,
             self.allow,
             &Forwarding {
-                peer: request.peer,
-                client: request.client_address,
+                peer: &request.peer,
+                client: &request.client_address,
                 proto: request.target.scheme.as_str(),
                 request_id: &request.id,
                 replaced_host: replaced.filter(|_| !removed.contains(&X_FORWARDED_HOST)),

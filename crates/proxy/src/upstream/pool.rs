@@ -2,11 +2,11 @@
 //! HTTP/2 connections are shared.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use http::header::HOST;
 use http::{HeaderValue, Request, Response, Version};
 use http_body_util::{BodyExt as _, Limited};
@@ -104,7 +104,8 @@ impl Pool {
         } else {
             None
         };
-        let connected = connect(endpoint, address, needs).await;
+        // Boxed, so that requests that need no new connection have no room for one.
+        let connected = Box::pin(connect(endpoint, address, needs)).await;
         host.failed.set(connected.is_err().then(Instant::now));
         let way = match connected? {
             Connected::Http1(sender) => {

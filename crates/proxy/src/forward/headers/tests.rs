@@ -1,3 +1,6 @@
+use std::net::IpAddr;
+use std::sync::LazyLock;
+
 use super::*;
 use http::header::CONTENT_TYPE;
 use postern_common::authz::ConsumedCredentials;
@@ -11,10 +14,15 @@ fn rules() -> HeaderRules {
     HeaderRules::new("_pomerium", &claims, true, 0)
 }
 
+fn address() -> &'static Address {
+    static ADDRESS: LazyLock<Address> = LazyLock::new(|| IpAddr::from([10, 0, 0, 9]).into());
+    &ADDRESS
+}
+
 fn forwarding() -> Forwarding<'static> {
     Forwarding {
-        peer: [10, 0, 0, 9].into(),
-        client: [10, 0, 0, 9].into(),
+        peer: address(),
+        client: address(),
         proto: "https",
         request_id: "R",
         replaced_host: None,
@@ -61,6 +69,16 @@ fn c44_the_whole_list_of_hops_goes_on() {
         out[X_FORWARDED_FOR].as_bytes(),
         b"\xe9, 1.1.1.1, 198.51.100.7, 10.0.0.9"
     );
+}
+
+#[test]
+fn s29_a_name_that_is_no_text_hides_no_other() {
+    let mut client = map(&[("x-hop", "1"), ("te", "trailers")]);
+    let line = HeaderValue::from_bytes(b"\xe9, X-Hop").unwrap();
+    client.append(CONNECTION, line);
+    let out = rules().upstream(&client, &Allow::default(), &forwarding());
+    assert!(!out.contains_key("x-hop"));
+    assert_eq!(out["te"], "trailers");
 }
 
 #[test]
