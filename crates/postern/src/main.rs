@@ -12,6 +12,9 @@ use postern_common::config::Origin;
 use postern_common::launch::{self, HealthArgs};
 use postern_common::telemetry::log::chain;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Identity-aware access proxy, compatible with Pomerium Core
 ///
 /// Without a command it runs the services that the configuration names in `services`, all four
