@@ -87,6 +87,8 @@ pub fn session(id: &str, user: &str, idp_id: &str) -> Record {
         claims: claims
             .map(|(name, values)| (name.to_owned(), list(values)))
             .into(),
+        // Else the identity manager asks the provider about each of them, hundreds a second, and ends them.
+        refresh_disabled: true,
         ..Session::default()
     };
     record(SESSIONS, id.to_owned(), &message)
