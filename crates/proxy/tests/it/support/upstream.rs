@@ -148,34 +148,15 @@ impl Upstream {
                     .boxed_unsync();
                 Response::new(body)
             }
-            "/trailers" => {
-                let mut trailers = HeaderMap::new();
-                trailers.insert("grpc-status", "5".parse().unwrap());
-                let frames = [
-                    Ok(Frame::data(Bytes::from("data"))),
-                    Ok(Frame::trailers(trailers)),
-                ];
-                let mut response = Response::new(stream(futures::stream::iter(frames)));
-                response
-                    .headers_mut()
-                    .insert("content-type", "application/grpc".parse().unwrap());
-                response
-            }
+            "/trailers" => with_trailers(
+                ("content-type", "application/grpc"),
+                &[("grpc-status", "5")],
+            ),
             // With trailers of HTTP/1.1, one of them announced.
-            "/checked" => {
-                let mut trailers = HeaderMap::new();
-                trailers.insert("x-checksum", "abc".parse().unwrap());
-                trailers.insert("x-other", "x".parse().unwrap());
-                let frames = [
-                    Ok(Frame::data(Bytes::from("data"))),
-                    Ok(Frame::trailers(trailers)),
-                ];
-                let mut response = Response::new(stream(futures::stream::iter(frames)));
-                response
-                    .headers_mut()
-                    .insert("trailer", "X-Checksum".parse().unwrap());
-                response
-            }
+            "/checked" => with_trailers(
+                ("trailer", "X-Checksum"),
+                &[("x-checksum", "abc"), ("x-other", "x")],
+            ),
             // Ends in the middle.
             "/broken" => {
                 let frames = futures::stream::iter([Ok(Frame::data(Bytes::from("half")))]);
@@ -289,6 +270,24 @@ fn full(text: &'static str) -> Response<Body> {
             .map_err(|never: Infallible| match never {})
             .boxed_unsync(),
     )
+}
+
+/// Some data, and these trailers after it.
+fn with_trailers(
+    header: (&'static str, &str),
+    trailers: &[(&'static str, &str)],
+) -> Response<Body> {
+    let field = |(name, value): (&'static str, &str)| {
+        (http::HeaderName::from_static(name), value.parse().unwrap())
+    };
+    let trailers: HeaderMap = trailers.iter().copied().map(field).collect();
+    let frames = [
+        Ok(Frame::data(Bytes::from("data"))),
+        Ok(Frame::trailers(trailers)),
+    ];
+    let mut response = Response::new(stream(futures::stream::iter(frames)));
+    response.headers_mut().extend([field(header)]);
+    response
 }
 
 fn stream(
