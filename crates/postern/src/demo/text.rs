@@ -25,7 +25,7 @@ Sign in as Ann, Bob or Eve; there are no passwords. Then try
     {engineering}    only the group eng may: Ann, not Bob
     {public}         everybody may, signed in or not
     {hello}/.pomerium/    who you are, and the way out
-    curl --cacert {authority} {hello}/    a program gets 401 and JSON
+    curl --cacert {authority} -H 'Accept: application/json' {hello}/    a program gets 401 and JSON
 
 Edit {config}; changes take effect as you save.
 Logs are in {directory}. Ctrl-C ends it.
