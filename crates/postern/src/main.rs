@@ -12,6 +12,7 @@ use postern_common::config::Origin;
 use postern_common::launch::{self, HealthArgs};
 use postern_common::telemetry::log::chain;
 
+/// A request is many small allocations. Not in the services: an idle proxy would be 1.8 MiB larger.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -129,6 +129,7 @@ async fn answer(
         return internal::probe(core, &request);
     }
     admission::check(core)?; // 503
+    // Boxed, as the next: rare, and larger than what the other requests need.
     if authenticate::takes(snapshot, &request) {
         let answer = authenticate::answer(core, snapshot, request, head, body, record, kept);
         return Box::pin(answer).await;

@@ -144,19 +144,16 @@ impl HeaderRules {
     }
 
     fn identity(&self, out: &mut HeaderMap, allow: &Allow, pass: PassIdentity) {
-        let set = &allow.set_headers;
-        for (index, (name, value)) in set.iter().enumerate() {
+        for (name, _) in &allow.set_headers {
+            out.remove(name);
+        }
+        for (name, value) in &allow.set_headers {
             let hidden = pass == PassIdentity::No
                 && (*name == ASSERTION
                     || *name == ASSERTION_FOR
                     || name.as_str().starts_with("x-pomerium-claim-")
                     || self.own.is_claim(name));
-            let is_first = !set.iter().take(index).any(|(before, _)| before == name);
-            if hidden {
-                out.remove(name);
-            } else if is_first {
-                out.insert(name, value.clone());
-            } else {
+            if !hidden {
                 out.append(name, value.clone());
             }
         }
