@@ -111,6 +111,15 @@ async fn everything(services: &str) {
     let public = nobody.get(&demo.url("public")).await;
     assert_eq!(public.status, StatusCode::OK, "{}", public.text());
 
+    // The printed command, with what curl sends by itself unless told otherwise.
+    let curl = said.lines().find(|line| line.contains("curl ")).unwrap();
+    let accept = curl.split('\'').find_map(|it| it.strip_prefix("Accept: "));
+    let program = Person::program(&demo.directory.path().join("ca.pem"))
+        .with_header("accept", accept.unwrap_or("*/*"));
+    let refused = program.get(&demo.url("hello")).await;
+    assert_eq!(refused.status, StatusCode::UNAUTHORIZED, "{curl}");
+    assert!(refused.json()["sign_in_url"].is_string(), "{curl}");
+
     // What was written is the configuration in use, and says so when it is edited.
     let file = demo.directory.path().join("config.yaml");
     let check = Command::new(binary("postern"))
